@@ -1,0 +1,83 @@
+// The Python face of the kernels: one def per launcher. Tensors come as addresses (data_ptr), so no torch header is needed and one build serves
+// every torch version; shapes, dtypes and contiguity have been checked by regkit.ops. Every call releases the GIL.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+
+#include "cpu/lncc.h"
+#include "cpu/warp.h"
+
+namespace py = pybind11;
+using namespace regkit;
+
+namespace {
+
+using Address = uintptr_t;
+using Release = py::call_guard<py::gil_scoped_release>;
+using Size3 = std::array<int64_t, 3>;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+WarpSizes warp_sizes(int dims, int64_t batch, int64_t channels, const Size3& image, const Size3& output) {
+  return {dims, batch, channels, {image[0], image[1], image[2]}, {output[0], output[1], output[2]}};
+}
+
+template <class T>
+void define_warp(py::module_& m, const std::string& type) {
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  }, Release());
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  }, Release());
+  m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
+    warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
+  }, Release());
+}
+
+template <class Element>
+void define_warp_nearest(py::module_& m, const std::string& bits) {
+  m.def(("warp_nearest_" + bits).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Address fill, int threads) {
+    warp_nearest<Element>(at<Element>(image), at<float>(u), at<Element>(out), warp_sizes(dims, batch, channels, in, of), padding, *at<Element>(fill), threads);
+  }, Release());
+}
+
+template <class T>
+void define_lncc(py::module_& m, const std::string& type) {
+  m.def(("lncc_" + type).c_str(), [](Address a, Address b, Address weight, int64_t volumes_per_weight, Address map, Address grad_a, Address grad_b, Address total, double scale, int64_t volumes, Size3 size, Size3 window, double eps, int threads) {
+    lncc<T>({at<T>(a), at<T>(b), at<T>(weight), volumes_per_weight, at<T>(map), at<T>(grad_a), at<T>(grad_b), at<double>(total), static_cast<T>(scale), volumes,
+             {size[0], size[1], size[2]}, {window[0], window[1], window[2]}, static_cast<T>(eps)}, threads);
+  }, Release());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(REGKIT_MODULE, m) {
+  m.doc() = "regkit's CPU kernels";
+  m.attr("instruction_set") = REGKIT_INSTRUCTION_SET;
+#if defined(__x86_64__)
+  m.def("supported_instruction_sets", [] {
+    __builtin_cpu_init();
+    py::list names;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) names.append("avx512");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) names.append("avx2");
+    names.append("baseline");
+    return names;
+  });
+#else
+  m.def("supported_instruction_sets", [] { return std::array<std::string, 1>{"baseline"}; });
+#endif
+  define_warp<float>(m, "float32");
+  define_warp<double>(m, "float64");
+  define_warp_nearest<uint8_t>(m, "8");
+  define_warp_nearest<uint16_t>(m, "16");
+  define_warp_nearest<uint32_t>(m, "32");
+  define_warp_nearest<uint64_t>(m, "64");
+  define_lncc<float>(m, "float32");
+  define_lncc<double>(m, "float64");
+}

@@ -1,0 +1,337 @@
+// Warp on the CPU. Bytes a voxel (3-D, float32, one channel): forward 12 (u) + 4 (gather, cached) + 4 (out) = 20; backward to u 12 + 8 + 12 = 32.
+//
+// Rows of the output are cut into blocks of kLanes voxels. Each step of a block is a loop over lanes of fixed length without branches, which the
+// compiler turns into vector code and gathers for the instruction set that this file is compiled for. Rows run along the fast axis k.
+#include "warp.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/warp.h"
+#include "cpu/parallel.h"
+
+namespace regkit {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int64_t kRowsPerJob = 64;
+
+// What a block of output voxels reads: per axis two element offsets, weights and slopes.
+template <int D, class T>
+struct Block {
+  alignas(64) int32_t low[D][kLanes], high[D][kLanes];
+  alignas(64) T weight_low[D][kLanes], weight_high[D][kLanes], slope_low[D][kLanes], slope_high[D][kLanes];
+};
+
+struct Row {
+  int64_t b, i, j, offset;  // offset of the row's first voxel within one channel
+};
+
+inline Row row_at(const WarpSizes& s, int64_t row) {
+  const int64_t rows = s.output[0] * s.output[1];
+  const int64_t r = row % rows;
+  return {row / rows, r / s.output[1], r % s.output[1], r * s.output[2]};
+}
+
+template <int D, Padding padding, class T>
+inline void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const WarpSizes& s) {
+  const T origin[3] = {T(row.i), T(row.j), T(k0)};
+  for (int d = 0; d < D; ++d) {
+    const int axis = d + 3 - D;
+    const T* ud = u + d * voxels + row.offset + k0;
+    const int32_t n = static_cast<int32_t>(s.image[axis]);
+    alignas(64) T c[kLanes];
+    if (lanes == kLanes) {
+      for (int l = 0; l < kLanes; ++l) c[l] = ud[l];
+    } else {
+      for (int l = 0; l < kLanes; ++l) c[l] = l < lanes ? ud[l] : T(0);
+    }
+    if (axis == 2)
+      for (int l = 0; l < kLanes; ++l) c[l] += static_cast<T>(l);
+    for (int l = 0; l < kLanes; ++l) {
+      const AxisSample<T> a = axis_sample<padding>(origin[axis] + c[l], n);
+      block.low[d][l] = a.low;
+      block.high[d][l] = a.high;
+      block.weight_low[d][l] = a.weight_low;
+      block.weight_high[d][l] = a.weight_high;
+      block.slope_low[d][l] = a.slope_low;
+      block.slope_high[d][l] = a.slope_high;
+    }
+  }
+}
+
+// Lane-wise a + f(b - a) along k for the row of cells (i, j) of the image.
+template <class Index, int D, class T>
+inline void corner_pair(const Block<D, T>& block, const T* image, const Index* base, T fill, T* at_low, T* at_high) {
+  for (int l = 0; l < kLanes; ++l) {
+    at_low[l] = image[base[l] + block.low[D - 1][l]] - fill;
+    at_high[l] = image[base[l] + block.high[D - 1][l]] - fill;
+  }
+}
+
+// Calls visit(corner_i, corner_j, base) for the 2 (2-D) or 4 (3-D) rows of cells around the block.
+template <class Index, int D, class T, class Visit>
+inline void for_rows(const Block<D, T>& block, const WarpSizes& s, Visit&& visit) {
+  const Index stride_j = static_cast<Index>(s.image[2]), stride_i = static_cast<Index>(s.image[1] * s.image[2]);
+  for (int corner = 0; corner < (D == 3 ? 4 : 2); ++corner) {
+    alignas(64) Index base[kLanes];
+    const int ci = corner >> 1, cj = corner & 1;
+    const int32_t* row_j = cj ? block.high[D - 2] : block.low[D - 2];
+    if constexpr (D == 3) {
+      const int32_t* row_i = ci ? block.high[0] : block.low[0];
+      for (int l = 0; l < kLanes; ++l) base[l] = static_cast<Index>(row_i[l]) * stride_i + static_cast<Index>(row_j[l]) * stride_j;
+    } else {
+      for (int l = 0; l < kLanes; ++l) base[l] = static_cast<Index>(row_j[l]) * stride_j;
+    }
+    visit(ci, cj, base);
+  }
+}
+
+template <int D, class T>
+inline const T* pick(const T (&low)[D][kLanes], const T (&high)[D][kLanes], int d, int upper) {
+  return upper ? high[d] : low[d];
+}
+
+template <class Index, int D, Padding padding, class T>
+void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
+  const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
+  Block<D, T> block;
+  for (int64_t r = begin; r < end; ++r) {
+    const Row row = row_at(s, r);
+    for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
+      locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      for (int64_t c = 0; c < s.channels; ++c) {
+        const T* channel = image + (row.b * s.channels + c) * image_voxels;
+        alignas(64) T sum[kLanes] = {};
+        for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
+          alignas(64) T low[kLanes], high[kLanes];
+          corner_pair<Index>(block, channel, base, fill, low, high);
+          const T* wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj);
+          const T* wi = pick<D>(block.weight_low, block.weight_high, 0, ci);
+          for (int l = 0; l < kLanes; ++l) {
+            const T along = block.weight_low[D - 1][l] * low[l] + block.weight_high[D - 1][l] * high[l];
+            sum[l] += (D == 3 ? wi[l] * wj[l] : wj[l]) * along;
+          }
+        });
+        T* target = out + (row.b * s.channels + c) * voxels + row.offset + k0;
+        if (lanes == kLanes) {
+          for (int l = 0; l < kLanes; ++l) target[l] = sum[l] + fill;
+        } else {
+          for (int l = 0; l < lanes; ++l) target[l] = sum[l] + fill;
+        }
+      }
+    }
+  }
+}
+
+template <class Index, int D, Padding padding, class T>
+void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
+  const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
+  Block<D, T> block;
+  for (int64_t r = begin; r < end; ++r) {
+    const Row row = row_at(s, r);
+    for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
+      locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      alignas(64) T total[D][kLanes] = {};
+      for (int64_t c = 0; c < s.channels; ++c) {
+        const T* channel = image + (row.b * s.channels + c) * image_voxels;
+        const T* g_row = grad_out + (row.b * s.channels + c) * voxels + row.offset + k0;
+        alignas(64) T g[kLanes];
+        if (lanes == kLanes) {
+          for (int l = 0; l < kLanes; ++l) g[l] = g_row[l];
+        } else {
+          for (int l = 0; l < kLanes; ++l) g[l] = l < lanes ? g_row[l] : T(0);
+        }
+        alignas(64) T slope[D][kLanes] = {};
+        for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
+          alignas(64) T low[kLanes], high[kLanes];
+          corner_pair<Index>(block, channel, base, fill, low, high);
+          const T *wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj), *sj = pick<D>(block.slope_low, block.slope_high, D - 2, cj);
+          const T *wi = pick<D>(block.weight_low, block.weight_high, 0, ci), *si = pick<D>(block.slope_low, block.slope_high, 0, ci);
+          for (int l = 0; l < kLanes; ++l) {
+            const T value = block.weight_low[D - 1][l] * low[l] + block.weight_high[D - 1][l] * high[l];
+            const T along = block.slope_low[D - 1][l] * low[l] + block.slope_high[D - 1][l] * high[l];
+            if constexpr (D == 3) {
+              slope[0][l] += si[l] * wj[l] * value;
+              slope[1][l] += wi[l] * sj[l] * value;
+              slope[2][l] += wi[l] * wj[l] * along;
+            } else {
+              slope[0][l] += sj[l] * value;
+              slope[1][l] += wj[l] * along;
+            }
+          }
+        });
+        for (int d = 0; d < D; ++d)
+          for (int l = 0; l < kLanes; ++l) total[d][l] += g[l] * slope[d][l];
+      }
+      for (int d = 0; d < D; ++d) {
+        T* target = grad_u + (row.b * D + d) * voxels + row.offset + k0;
+        if (lanes == kLanes) {
+          for (int l = 0; l < kLanes; ++l) target[l] = total[d][l];
+        } else {
+          for (int l = 0; l < lanes; ++l) target[l] = total[d][l];
+        }
+      }
+    }
+  }
+}
+
+// Adds the rows [begin, end) of the output to the image planes [slab_begin, slab_end) along the first axis in use (i in 3-D, j in 2-D).
+template <int D, Padding padding, class T>
+void scatter_rows(const T* grad_out, const T* u, T* grad_image, const WarpSizes& s, int64_t begin, int64_t end, int64_t slab_begin, int64_t slab_end) {
+  const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2], nj = s.image[1];
+  Block<D, T> block;
+  for (int64_t r = begin; r < end; ++r) {
+    const Row row = row_at(s, r);
+    for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
+      locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      for (int l = 0; l < lanes; ++l) {
+        for (int first = 0; first < 2; ++first) {
+          const int64_t plane = first ? block.high[0][l] : block.low[0][l];
+          const T w_first = first ? block.weight_high[0][l] : block.weight_low[0][l];
+          if (plane < slab_begin || plane >= slab_end || w_first == 0) continue;
+          for (int second = 0; second < (D == 3 ? 2 : 1); ++second) {
+            const T w_row = D == 3 ? w_first * (second ? block.weight_high[1][l] : block.weight_low[1][l]) : w_first;
+            const int64_t base = D == 3 ? (plane * nj + (second ? block.high[1][l] : block.low[1][l])) * s.image[2] : plane * s.image[2];
+            for (int64_t c = 0; c < s.channels; ++c) {
+              const T g = w_row * grad_out[(row.b * s.channels + c) * voxels + row.offset + k0 + l];
+              T* target = grad_image + (row.b * s.channels + c) * image_voxels + base;
+              target[block.low[D - 1][l]] += g * block.weight_low[D - 1][l];
+              target[block.high[D - 1][l]] += g * block.weight_high[D - 1][l];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The first and last image plane that each output row touches, so that a slab visits only the rows that reach it.
+template <int D, Padding padding, class T>
+void row_reach(const T* u, const WarpSizes& s, int64_t r, int32_t& low, int32_t& high) {
+  const int64_t voxels = s.output_voxels();
+  const Row row = row_at(s, r);
+  const T* u0 = u + row.b * D * voxels + row.offset;
+  const T origin = D == 3 ? T(row.i) : T(row.j);
+  const int32_t n = static_cast<int32_t>(s.image[3 - D]);
+  low = n;
+  high = -1;
+  for (int64_t k = 0; k < s.output[2]; ++k) {
+    const AxisSample<T> a = axis_sample<padding>(origin + u0[k], n);
+    low = std::min(low, a.low);
+    high = std::max(high, a.high);
+  }
+}
+
+template <int D, class Call>
+void with_padding(int padding, Call&& call) {
+  switch (static_cast<Padding>(padding)) {
+    case Padding::zeros: return call(std::integral_constant<Padding, Padding::zeros>{});
+    case Padding::border: return call(std::integral_constant<Padding, Padding::border>{});
+    case Padding::extent: return call(std::integral_constant<Padding, Padding::extent>{});
+  }
+}
+
+// Calls call(D, padding, index type) as compile-time constants. Offsets within a channel fit 32 bits up to 2^31 voxels.
+template <class Call>
+void specialise(const WarpSizes& s, int padding, Call&& call) {
+  const bool wide = s.image_voxels() >= (int64_t(1) << 31);
+  auto by_index = [&](auto dims, auto pad) {
+    if (wide) call(dims, pad, int64_t{});
+    else call(dims, pad, int32_t{});
+  };
+  if (s.dims == 3) with_padding<3>(padding, [&](auto pad) { by_index(std::integral_constant<int, 3>{}, pad); });
+  else with_padding<2>(padding, [&](auto pad) { by_index(std::integral_constant<int, 2>{}, pad); });
+}
+
+template <int D, Padding padding, class T>
+void grad_image_by_slab(const T* grad_out, const T* u, T* grad_image, const WarpSizes& s, int threads) {
+  const int64_t rows = s.output[0] * s.output[1], planes = s.image[3 - D];
+  std::vector<int32_t> low(s.batch * rows), high(s.batch * rows);
+  const Chunks chunks{s.batch * rows, kRowsPerJob};
+  parallel_for(chunks.count(), threads, [&](int64_t job) {
+    for (int64_t r = chunks.begin(job); r < chunks.end(job); ++r) row_reach<D, padding>(u, s, r, low[r], high[r]);
+  });
+  const Chunks slabs{planes, std::max<int64_t>(1, planes / 16)};
+  parallel_for(s.batch * slabs.count(), threads, [&](int64_t job) {
+    const int64_t b = job / slabs.count(), slab = job % slabs.count();
+    const int64_t first = slabs.begin(slab), last = slabs.end(slab);
+    const int64_t plane_voxels = s.image_voxels() / planes;
+    for (int64_t c = 0; c < s.channels; ++c) {
+      T* channel = grad_image + (b * s.channels + c) * s.image_voxels();
+      std::fill(channel + first * plane_voxels, channel + last * plane_voxels, T(0));
+    }
+    for (int64_t r = b * rows; r < (b + 1) * rows; ++r)
+      if (low[r] < last && high[r] >= first) scatter_rows<D, padding>(grad_out, u, grad_image, s, r, r + 1, first, last);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& s, int padding, T fill, int threads) {
+  const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
+  specialise(s, padding, [&](auto dims, auto pad, auto index) {
+    parallel_for(chunks.count(), threads, [&](int64_t job) {
+      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, chunks.begin(job), chunks.end(job));
+    });
+  });
+}
+
+template <class T>
+void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, int threads) {
+  const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
+  specialise(s, padding, [&](auto dims, auto pad, auto index) {
+    parallel_for(chunks.count(), threads, [&](int64_t job) {
+      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, chunks.begin(job), chunks.end(job));
+    });
+  });
+}
+
+template <class T>
+void warp_grad_image(const T* grad_out, const T* displacement, T* grad_image, const WarpSizes& s, int padding, int threads) {
+  specialise(s, padding, [&](auto dims, auto pad, auto) { grad_image_by_slab<dims.value, pad.value>(grad_out, displacement, grad_image, s, threads); });
+}
+
+template <class Element>
+void warp_nearest(const Element* image, const float* displacement, Element* out, const WarpSizes& s, int padding, Element fill, int threads) {
+  const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
+  const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
+  specialise(s, padding, [&](auto dims, auto pad, auto) {
+    constexpr int D = dims.value;
+    parallel_for(chunks.count(), threads, [&](int64_t job) {
+      for (int64_t r = chunks.begin(job); r < chunks.end(job); ++r) {
+        const Row row = row_at(s, r);
+        const float* u = displacement + row.b * D * voxels + row.offset;
+        for (int64_t k = 0; k < nk; ++k) {
+          const int32_t i = D == 3 ? axis_nearest<pad.value>(float(row.i) + u[k], int32_t(s.image[0])) : 0;
+          const int32_t j = axis_nearest<pad.value>(float(row.j) + u[(D - 2) * voxels + k], int32_t(s.image[1]));
+          const int32_t m = axis_nearest<pad.value>(float(k) + u[(D - 1) * voxels + k], int32_t(s.image[2]));
+          const bool inside = i >= 0 && j >= 0 && m >= 0;
+          const int64_t source = inside ? (i * s.image[1] + j) * s.image[2] + m : 0;
+          for (int64_t c = 0; c < s.channels; ++c) {
+            const int64_t plane = row.b * s.channels + c;
+            out[plane * voxels + row.offset + k] = inside ? image[plane * image_voxels + source] : fill;
+          }
+        }
+      }
+    });
+  });
+}
+
+#define REGKIT_INSTANTIATE(T)                                                                                                 \
+  template void warp_linear<T>(const T*, const T*, T*, const WarpSizes&, int, T, int);                                        \
+  template void warp_grad_displacement<T>(const T*, const T*, const T*, T*, const WarpSizes&, int, T, int);                   \
+  template void warp_grad_image<T>(const T*, const T*, T*, const WarpSizes&, int, int);
+REGKIT_INSTANTIATE(float)
+REGKIT_INSTANTIATE(double)
+#undef REGKIT_INSTANTIATE
+template void warp_nearest<uint8_t>(const uint8_t*, const float*, uint8_t*, const WarpSizes&, int, uint8_t, int);
+template void warp_nearest<uint16_t>(const uint16_t*, const float*, uint16_t*, const WarpSizes&, int, uint16_t, int);
+template void warp_nearest<uint32_t>(const uint32_t*, const float*, uint32_t*, const WarpSizes&, int, uint32_t, int);
+template void warp_nearest<uint64_t>(const uint64_t*, const float*, uint64_t*, const WarpSizes&, int, uint64_t, int);
+
+}  // namespace regkit

@@ -1,0 +1,10 @@
+"""Fused ops for image registration on (B, C, *spatial) tensors, 2-D and 3-D, in voxel units.
+
+Displacements are (B, D, *spatial) in voxels, component d along array axis d, pull direction: `moved(x) = moving(x + u(x))`.
+"""
+
+from regkit.ops.backends import available, backend
+from regkit.ops.lncc import lncc
+from regkit.ops.warp import warp
+
+__all__ = ["available", "backend", "lncc", "warp"]

@@ -1,0 +1,68 @@
+"""Which implementation an op takes.
+
+Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp. `backend("reference")` as a
+context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted backend raises; nothing falls back silently.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+BACKENDS = ("reference", "cpp", "cuda", "triton")
+PREFERENCE = {"cpu": ("cpp",), "cuda": ("cuda", "triton", "reference")}
+
+_override: ContextVar[str | None] = ContextVar("regkit_backend", default=None)
+_implementations: dict[str, dict[str, Callable]] = {}
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within this context every op takes the backend `name` (reference, cpp, cuda or triton)."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def requested() -> str | None:
+    """The backend asked for by the context manager or REGKIT_BACKEND, or None for the automatic choice."""
+    name = _override.get() or os.environ.get("REGKIT_BACKEND")
+    if name and name not in BACKENDS:
+        raise ValueError(f"REGKIT_BACKEND={name} is unknown; choose one of {', '.join(BACKENDS)}")
+    return name
+
+
+def available(op: str) -> tuple[str, ...]:
+    """The backends that `op` has, in the order of BACKENDS."""
+    return tuple(name for name in BACKENDS if name in _implementations.get(op, {}))
+
+
+def choose(op: str, device_type: str) -> str:
+    """The backend that `op` takes on a device; raises NotImplementedError with the reason where the one asked for cannot serve."""
+    have = available(op)
+    name = requested()
+    if name is None:
+        name = next((n for n in PREFERENCE.get(device_type, ("reference",)) if n in have), "reference")
+    if name not in have:
+        raise NotImplementedError(f"regkit.ops.{op} has no {name} backend; it has {', '.join(have)}")
+    if name in ("cuda", "triton") and device_type == "cpu" or name == "cpp" and device_type != "cpu":
+        raise NotImplementedError(f"the {name} backend does not run on {device_type} tensors; move them, or choose the reference backend")
+    return name
+
+
+def register(op: str, **implementations: Callable) -> None:
+    """Makes implementations known and connects them to torch.ops.regkit.<op>; its schema must be defined before."""
+    _implementations[op] = implementations
+
+    def call(*args):
+        device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
+        return _implementations[op][choose(op, device)](*args)
+
+    torch.library.impl(f"regkit::{op}", "CPU", call)
+    torch.library.impl(f"regkit::{op}", "CUDA", call)
