@@ -4,7 +4,9 @@ Displacements are (B, D, *spatial) in voxels, component d along array axis d, pu
 """
 
 from regkit.ops.backends import available, backend
+from regkit.ops.correlate import correlate_keypoints
 from regkit.ops.lncc import lncc
+from regkit.ops.mind import mind_ssc
 from regkit.ops.warp import warp
 
-__all__ = ["available", "backend", "lncc", "warp"]
+__all__ = ["available", "backend", "correlate_keypoints", "lncc", "mind_ssc", "warp"]

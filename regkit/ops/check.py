@@ -42,3 +42,8 @@ def choice(value: str, name: str, allowed: tuple[str, ...]) -> int:
 def odd_window(window: int, name: str = "window") -> None:
     if window < 1 or window % 2 == 0:
         raise ValueError(f"{name} must be a positive odd number of voxels, but came as {window}")
+
+
+def at_least(value: int, name: str, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but came as {value}")
