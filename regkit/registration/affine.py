@@ -87,7 +87,7 @@ class _Level:
     def displacement(self, matrix: torch.Tensor) -> torch.Tensor:
         """(1, D, *shape) voxels, from fixed grid index to moving grid index, of a world matrix."""
         dims = self.grid.ndim
-        to_index = torch.from_numpy(np.linalg.inv(self.moving_grid.affine)) @ matrix @ torch.from_numpy(self.grid.affine)
+        to_index = torch.from_numpy(np.linalg.inv(self.moving_grid.affine)) @ matrix @ torch.tensor(self.grid.affine)
         change = (to_index - torch.eye(dims + 1, dtype=torch.float64)).float()
         return (change[:dims, :dims] @ self.index + change[:dims, dims:]).reshape(1, dims, *self.grid.shape)
 
@@ -124,7 +124,7 @@ def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progr
             loss.backward()
             optimiser.step()
             if record:
-                curve.append(float(loss))
+                curve.append(float(loss.detach()))
                 progress("affine", len(curve) / max(1, total))
         with torch.no_grad():
             return p.detach(), float(level.loss(_matrix(start.matrix, p, center, radius)))

@@ -4,7 +4,7 @@ Lengths are in voxels of the working grid (see prepare.py) unless a name says mm
 value per resolution level, coarse to fine.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from regkit.errors import UsageError
@@ -88,7 +88,8 @@ class RefineStage:
 class Config:
     """A registration's options; `PRESETS` holds the named ones."""
 
-    preset: str = field(default="generic", init=False)
+    preset: str = "generic"
+    """The name this started from."""
     spacing_mm: float | None = None
     """Voxel size of the working grid; by default the geometric mean of the fixed scan's."""
     max_voxels: int = 8_000_000
@@ -114,17 +115,11 @@ class Config:
             raise UsageError(f"refine.shrink must be at least 1, but is {self.refine.shrink}")
 
 
-def _named(name: str, config: Config) -> Config:
-    config = replace(config)
-    object.__setattr__(config, "preset", name)
-    return config
-
-
 _NO_EMBEDDING = EmbeddingStage(enabled=False)
 _CT = Intensity(window=(-1000.0, 400.0))
 
 PRESETS: dict[str, Config] = {
-    name: _named(name, config)
+    name: replace(config, preset=name)
     for name, config in {
         "generic": Config(),
         "ct-lung": Config(intensity=_CT, max_voxels=6_000_000),

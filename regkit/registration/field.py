@@ -9,8 +9,9 @@ from regkit import ops
 from regkit.geometry import Affine, Composite, DisplacementField, Grid
 
 FADE = 3.0  # voxels of fading per voxel of displacement: a slope of 1/3, far from folding
-TOLERANCE = 1e-3  # voxels, of the inverse
-ROUNDS = 60
+TOLERANCE = 0.01  # voxels, of the inverse
+SWEEPS, NEWTON = 10, 12
+LONGEST = 2.0  # voxels, of a Newton step
 
 
 def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid]:
@@ -37,19 +38,46 @@ def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid
 
 
 def invert(u: torch.Tensor) -> torch.Tensor:
-    """v with v(y) = -u(y + v(y)), so that y + v(y) undoes x + u(x); fixed-point iteration from v = -u, damped where it overshoots.
+    """v with y + v(y) + u(y + v(y)) = y: y + v(y) undoes x + u(x). (1, D, *spatial), voxels, borders repeated.
 
-    Converges to TOLERANCE voxels where u is invertible on the grid. (1, D, *spatial), voxels.
+    Fixed-point iteration, v <- -u(y + v), settles most voxels in a few rounds; where u stretches or squeezes hard it does not converge, and the voxels
+    left over are solved by Newton's method.
     """
-    v, step, last = -u, 1.0, math.inf
-    for _ in range(ROUNDS):
-        residual = ops.warp(u, v, padding="border") + v
-        worst = float(residual.abs().mean())
-        if float(residual.abs().max()) < TOLERANCE:
-            break
-        step = max(0.3, step * 0.7) if worst > 0.9 * last else step
-        last = worst
-        v = v - step * residual
+    v = -u
+    for _ in range(SWEEPS):
+        v = -ops.warp(u, v, padding="border")
+    residual = (ops.warp(u, v, padding="border") + v).abs().amax(1)[0]
+    places = (residual > TOLERANCE).nonzero()
+    if len(places):
+        at = tuple(places.T)
+        v[(0, slice(None), *at)] = _newton(u, places.T.float(), v[(0, slice(None), *at)])
+    return v
+
+
+def _newton(u: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Solves v + u(y + v) = 0 at points y (D, N), from v (D, N); a step that does not shorten the residual is halved."""
+    dims, count = y.shape
+    index = torch.zeros(dims, count)
+    index[-1] = torch.arange(count)  # the points are one row of an image: what warp adds to a displacement
+
+    def sample(x: torch.Tensor) -> torch.Tensor:
+        return ops.warp(u, (x - index).reshape(1, dims, *[1] * (dims - 1), count), padding="border").reshape(dims, count)
+
+    residual, size = v + sample(y + v), torch.ones(count)
+    for _ in range(NEWTON):
+        columns = []
+        for d in range(dims):
+            half = torch.zeros(dims, 1)
+            half[d] = 0.5
+            columns.append(sample(y + v + half) - sample(y + v - half))
+        jacobian = torch.stack(columns, -1).permute(1, 0, 2) + torch.eye(dims)  # (N, D, D), d residual / d v
+        jacobian = jacobian + 1e-3 * torch.eye(dims)
+        step = torch.linalg.solve_ex(jacobian, residual.T[..., None])[0][..., 0].T.nan_to_num(0.0).clamp(-LONGEST, LONGEST)
+        tried = v - size * step
+        after = tried + sample(y + tried)
+        better = after.square().sum(0) < residual.square().sum(0)
+        v, residual = torch.where(better, tried, v), torch.where(better, after, residual)
+        size = torch.where(better, torch.ones(()), 0.5 * size)
     return v
 
 

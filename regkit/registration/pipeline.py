@@ -12,7 +12,7 @@ import torch
 
 from regkit import ops
 from regkit.errors import InputError, UsageError
-from regkit.geometry import Affine, Grid, Image, as_image, check_mask, check_scan, resample
+from regkit.geometry import Affine, Composite, Grid, Image, as_image, check_mask, check_scan, resample
 from regkit.registration.affine import register_affine
 from regkit.registration.config import PRESETS, Config
 from regkit.registration.embedding import embed
@@ -99,8 +99,7 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
         displacement, wide = extend(displacement, grid, fixed.image.grid)
         forward, backward = transforms(displacement, wide, affine)
     with _stage("measure", record, progress):
-        outside = min(0.0, float(np.min(scans[1].data)))
-        moved = resample(scans[1], scans[0].grid, forward, labels=False, fill=outside)
+        moved = resample(scans[1], scans[0].grid, forward, labels=False)
         record.metrics = _metrics(fixed, moving, forward, backward, displacement, wide, affine, config)
         if record.metrics["jacobian"]["folds"] > 0:
             record.warnings.append(f"{100 * record.metrics['jacobian']['folds']:.3f} % of voxels are folded")
@@ -109,7 +108,7 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
     )
 
 
-def _metrics(fixed: Scan, moving: Scan, forward, backward, u: torch.Tensor, grid: Grid, affine: Affine, config: Config) -> dict[str, Any]:
+def _metrics(fixed: Scan, moving: Scan, forward: Composite, backward: Composite, u: torch.Tensor, grid: Grid, affine: Affine, config: Config) -> dict[str, Any]:
     from regkit.metrics import jacobian_summary
 
     inside = fixed.foreground()
@@ -122,19 +121,19 @@ def _metrics(fixed: Scan, moving: Scan, forward, backward, u: torch.Tensor, grid
     jacobian = jacobian_summary(u)
     jacobian |= {"det_min": jacobian["det_min"] * scale, "det_max": jacobian["det_max"] * scale}
     window = config.affine.window
-    images = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
-    after = images[0].new_tensor(0), ops.warp(images[1], u, padding="border")
+    still, aligned = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
     similarity = {
-        "name": f"lncc, window {window}",
-        "affine": float(ops.lncc(images[0], images[1], window=window)),
-        "final": float(ops.lncc(images[0], after[1], window=window)),
+        "similarity_measure": f"squared local NCC, window {window}",
+        "similarity_before": float(ops.lncc(still, on_grid(moving.image, grid, Affine.identity(grid.ndim)), window=window)),
+        "similarity_affine": float(ops.lncc(still, aligned, window=window)),
+        "similarity_after": float(ops.lncc(still, ops.warp(aligned, u, padding="border"), window=window)),
     }
     return {
         "jacobian": jacobian,
         "displacement_mm": {f"p{q}": float(np.percentile(length, q)) for q in (5, 25, 50, 75, 95)} | {"max": float(length.max())},
         "deformation_mm": {"mean": float(deformation.mean()), "max": float(deformation.max())},
         "inverse_consistency_mm": {"mean": float(error.mean()), "p95": float(np.percentile(error, 95)), "max": float(error.max())},
-        "similarity": similarity,
+        **similarity,
     }
 
 

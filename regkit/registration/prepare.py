@@ -23,7 +23,7 @@ class Scan:
     mask: Image | None  # uint8 on any grid
 
     def foreground(self) -> np.ndarray:
-        """(D, N) indices? no: a bool array of the image's shape, the mask or what is brighter than background."""
+        """bool, of the image's shape: the mask, or what is brighter than background."""
         if self.mask is not None:
             return np.asarray(resample(self.mask, self.image.grid, labels=True).data) > 0
         bright = self.image.data > FOREGROUND
