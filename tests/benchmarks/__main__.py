@@ -1,4 +1,4 @@
-"""`make bench`: every op beside its peers, in one run, checked before it is timed. Prints a table an op and writes results/<machine>.json."""
+"""`make bench`: every op beside its peers in one run, checked before it is timed. Prints a table an op, writes results/<machine>.json."""
 
 import argparse
 import json
@@ -23,9 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
     parser.add_argument("--rounds", type=int, default=20, help="most rounds of timing")
-    parser.add_argument(
-        "--budget", type=float, default=10, metavar="SECONDS", help="most seconds of timing for one provider; one round is always done"
-    )
+    parser.add_argument("--budget", type=float, default=10, metavar="SECONDS", help="most timing a provider; one round at least")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (a process of its own for each provider)")
     parser.add_argument("--dry", action="store_true", help="print only; do not write the result file")
     parser.add_argument("--memory-of", nargs=2, metavar=("CASE", "PROVIDER"), help=argparse.SUPPRESS)
@@ -105,17 +103,14 @@ def main() -> int:
     chosen = [case for case in CASES if not options.only or any(text in case.name for text in options.only)]
     unknown = [data for data in options.data.split(",") if data not in SIZES]
     if unknown or not chosen:
-        print(
-            f"error: no size is named {unknown[0]!r}; there are {', '.join(SIZES)}" if unknown else "error: --only matches no case",
-            file=sys.stderr,
-        )
+        wrong = f"no size is named {unknown[0]!r}; there are {', '.join(SIZES)}" if unknown else "--only matches no case"
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     described = machine.description(options.device)
     console = Console(width=None if sys.stdout.isatty() else 140)
     where = described["gpu"] or f"{described['cpu']}, {described['threads']} threads, {described['instruction_set']}"
-    console.print(
-        f"{where}; Python {described['python']}; {', '.join(f'{k} {v}' for k, v in described['versions'].items() if v)}", highlight=False
-    )
+    installed = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
+    console.print(f"{where}; Python {described['python']}; {installed}", highlight=False)
     bandwidth = measure.copy_bandwidth(options.device)
     console.print(f"copy: {bandwidth / 1e9:.1f} GB/s (read and write)\n", highlight=False)
 

@@ -1,4 +1,4 @@
-"""What a benchmark is: an op on inputs of a given size, the providers that compute the same thing, what it must move and do, what it aims for."""
+"""What a benchmark is: an op, its inputs, the providers that compute the same thing, what it must move and do, what it aims for."""
 
 import math
 from collections.abc import Callable

@@ -13,7 +13,7 @@ WINDOW, EPS = 9, 1e-5
 KEYPOINTS, CHANNELS, SEARCH_RADIUS, PATCH_RADIUS = 2048, 12, 10, 0
 
 
-# --- inputs: smooth as scans and displacements are, with some noise on the images -----------------------------------------------------------------
+# --- inputs: smooth as scans and displacements are, with some noise on the images ---------------------------------------------------------
 
 
 def smooth(channels: int, size: Size, generator: torch.Generator, coarseness: int = 16) -> torch.Tensor:
@@ -53,7 +53,7 @@ def features_and_keypoints(size: Size, generator: torch.Generator) -> dict[str, 
     return {"fixed": fixed, "moving": moving, "keypoints": keypoints}
 
 
-# --- providers: each does its set-up, then returns the run that is timed --------------------------------------------------------------------------
+# --- providers: each does its set-up, then returns the run that is timed ------------------------------------------------------------------
 
 
 def warp_ours(image, u, weight) -> Run:

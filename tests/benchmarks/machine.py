@@ -19,6 +19,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str | None]:
+    """Of what a result depends on; None for what is not installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -15,7 +15,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def seconds(run: Run, device: str = "cpu") -> float:
-    """How long one run takes. On a GPU the L2 cache is emptied first, and the launches queue up behind that, so that Python's time does not count."""
+    """How long one run takes. On a GPU the L2 cache is emptied first; launches queue up behind that, which hides Python's time."""
     if device == "cpu":
         begin = time.perf_counter()
         run()
@@ -31,7 +31,7 @@ def seconds(run: Run, device: str = "cpu") -> float:
 
 
 def interleaved(runs: dict[str, Run], device: str, budget: float, rounds: int) -> dict[str, list[float]]:
-    """Times of each run, taken in turns so that a busy moment of the machine hits all alike; `budget` seconds each at most, one round at least."""
+    """Times of each run, taken in turns so that a busy moment hits all alike; about `budget` seconds each, one round at least."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         waiting = [name for name in runs if not times[name] or sum(times[name]) + min(times[name]) <= budget]

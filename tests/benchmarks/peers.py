@@ -62,7 +62,7 @@ def monai_lncc(dims: int, window: int, eps: float):
 
 
 def convolution_mind_ssc(image: torch.Tensor, radius: int, dilation: int) -> torch.Tensor:
-    """MIND-SSC of a 3-D image (B, 1, *spatial): two dilated convolutions fetch the voxels of the 12 pairs, a box filter sums their squared differences."""
+    """MIND-SSC of a 3-D image (B, 1, *spatial): dilated convolutions fetch the voxels of the 12 pairs, a box filter sums them."""
     offsets = [(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if abs(i) + abs(j) + abs(k) == 1]
     pairs = [(p, q) for n, p in enumerate(offsets) for q in offsets[:n] if sum((x - y) ** 2 for x, y in zip(p, q)) == 2]
     first, second = (image.new_zeros(len(pairs), 1, 3, 3, 3) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The benchmarks hold: at a small size every provider of every case agrees with regkit. `pytest tests/benchmarks --benchmark-enable` also times them."""
+"""The benchmarks hold: at a small size the providers of every case agree. With --benchmark-enable, pytest also times regkit's."""
 
 import pytest
 
@@ -6,11 +6,13 @@ from tests.benchmarks.__main__ import checked_runs
 from tests.benchmarks.case import REGKIT
 from tests.benchmarks.cases import CASES, built, small_size
 
-BUILT = [(case, dims) for case in CASES if built(case) for dims in case.dims]
+EVERY = [(case, dims) for case in CASES for dims in case.dims]
 
 
-@pytest.mark.parametrize(("case", "dims"), BUILT, ids=[f"{case.name} {dims}-D" for case, dims in BUILT])
+@pytest.mark.parametrize(("case", "dims"), EVERY, ids=[f"{case.name} {dims}-D" for case, dims in EVERY])
 def test_providers_agree(case, dims, benchmark):
+    if not built(case):
+        pytest.skip(f"regkit.ops.{case.op} is not built yet")
     runs = checked_runs(case, small_size(dims), "cpu")
     benchmark(runs[REGKIT])
 
