@@ -2,7 +2,7 @@
 //
 // Along one axis, displacement stride*a (|a| <= r) and patch offset o = patch_stride*q (|q| <= R) read position stride*a + o. With o = stride*shift + phase,
 // 0 <= phase < stride, all displacements of one patch sample are consecutive cells of the lattice `stride*t + phase`. The window of a phase is that
-// lattice, so that a patch sample is a shift into it, whatever the two strides; strides that divide each other's way have one phase.
+// lattice, so that a patch sample is a shift into it, whatever the two strides; a stride that divides the patch stride has one phase.
 //
 // Displacements are addressed at the window's pitch: cell (a, b, c) of the search at (a*W1 + b)*W2 + c. A patch sample is then one constant offset, and
 // loops run over whole planes at once; the few cells between the rows' ends come out as garbage, which is cheaper than ending vectors at each row.
@@ -43,6 +43,7 @@ struct SearchLayout {
         shift_of[d].push_back((o - phase) / stride);
         if (std::find(offsets[d].begin(), offsets[d].end(), phase) == offsets[d].end()) offsets[d].push_back(phase);
       }
+      std::sort(offsets[d].begin(), offsets[d].end());
       const int64_t lowest = shift_of[d].front(), span = shift_of[d].back() - lowest;
       for (int64_t& shift : shift_of[d]) shift -= lowest;
       window[d] = search[d] + span;

@@ -67,11 +67,22 @@ def _voxels(positions: torch.Tensor) -> torch.Tensor:
 
 _SEARCH = "int search_radius, int stride, int patch_radius, int patch_stride, int metric"
 torch.library.define("regkit::correlate_keypoints", f"(Tensor fixed, Tensor moving, Tensor keypoints, Tensor centers, {_SEARCH}) -> Tensor")
+torch.library.define(
+    "regkit::correlate_keypoints_backward",
+    f"(Tensor grad, Tensor fixed, Tensor moving, Tensor keypoints, Tensor centers, {_SEARCH}, bool need_fixed, bool need_moving) -> (Tensor, Tensor)",
+)
 
 
 @torch.library.register_fake("regkit::correlate_keypoints")
 def _fake(fixed, moving, keypoints, centers, search_radius, stride, patch_radius, patch_stride, metric):
     return fixed.new_empty(_shape(fixed, keypoints, search_radius))
+
+
+@torch.library.register_fake("regkit::correlate_keypoints_backward")
+def _fake_backward(
+    grad, fixed, moving, keypoints, centers, search_radius, stride, patch_radius, patch_stride, metric, need_fixed, need_moving
+):  # fmt: skip
+    return fixed.new_empty(fixed.shape if need_fixed else 0), moving.new_empty(moving.shape if need_moving else 0)
 
 
 def _shape(fixed: torch.Tensor, keypoints: torch.Tensor, search_radius: int) -> tuple[int, ...]:
@@ -95,12 +106,47 @@ def _inputs(fixed, moving, keypoints, centers) -> tuple[torch.Tensor, ...]:
     return fixed.contiguous(), moving.contiguous(), keypoints.contiguous(), centers.contiguous()
 
 
-def _cpp(fixed, moving, keypoints, centers, search_radius, stride, patch_radius, patch_stride, metric):
+def _cpp(fixed, moving, keypoints, centers, *search):
     f, m, k, c = _inputs(fixed, moving, keypoints, centers)
-    out = f.new_empty(_shape(fixed, keypoints, search_radius))
-    arguments = _arguments(f, m, k, search_radius, stride, patch_radius, patch_stride, metric)
-    native.function("correlate", f.dtype)(*map(native.address, (f, m, k, c, out)), *arguments)
+    out = f.new_empty(_shape(fixed, keypoints, search[0]))
+    native.function("correlate", f.dtype)(*map(native.address, (f, m, k, c, out)), *_arguments(f, m, k, *search))
     return out.to(fixed.dtype)
 
 
+def _cpp_backward(grad, fixed, moving, keypoints, centers, *search_and_needs):
+    *search, need_fixed, need_moving = search_and_needs
+    inputs = _inputs(fixed, moving, keypoints, centers)
+    arguments = _arguments(*inputs[:3], *search)
+    stored, dtype = inputs[0].dtype, native.working_dtype(fixed, moving)
+    alpha, beta, gamma = grad.to(dtype).contiguous(), None, None
+    if METRICS[search[-1]] == "cosine":
+        g, alpha, beta, gamma = alpha, torch.empty_like(alpha), torch.empty_like(alpha), alpha.new_empty(alpha.shape[:2])
+        native.function("correlate_cosine_terms", stored)(*map(native.address, (*inputs, g, alpha, beta, gamma)), *arguments)
+    grad_fixed, grad_moving = fixed.new_empty(0), moving.new_empty(0)
+    if need_fixed:
+        out = alpha.new_empty(fixed.shape)
+        native.function("correlate_grad_fixed", stored)(*map(native.address, (*inputs, alpha, gamma, out)), *arguments)
+        grad_fixed = out.to(fixed.dtype)
+    if need_moving:
+        out = alpha.new_empty(moving.shape)
+        native.function("correlate_grad_moving", stored)(*map(native.address, (*inputs, alpha, beta, out)), *arguments)
+        grad_moving = out.to(moving.dtype)
+    return grad_fixed, grad_moving
+
+
 register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp)
+register("correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward)
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.search = inputs[4:]
+    ctx.save_for_backward(*inputs[:4])
+
+
+def _backward(ctx, grad):
+    need_fixed, need_moving = ctx.needs_input_grad[:2]
+    grad_fixed, grad_moving = torch.ops.regkit.correlate_keypoints_backward(grad, *ctx.saved_tensors, *ctx.search, need_fixed, need_moving)
+    return grad_fixed if need_fixed else None, grad_moving if need_moving else None, *[None] * 7
+
+
+torch.library.register_autograd("regkit::correlate_keypoints", _backward, setup_context=_setup_context)
