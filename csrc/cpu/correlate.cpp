@@ -1,9 +1,10 @@
-// Correlation of keypoint patches on the CPU. Bytes a displacement: one result written; the window of the moving image is read once per keypoint, mostly
-// from cache because keypoints are visited by locality. FLOPs: 3 C P (ssd) or 2 C P (dot), P samples a patch: compute-bound from P = 27 on.
+// Correlation of keypoint patches on the CPU. Bytes a displacement: one result written; the window of the moving image is read once per
+// keypoint, mostly from cache because keypoints are visited by locality. FLOPs: 3 C P (ssd) or 2 C P (dot), P samples a patch:
+// compute-bound from P = 27 on.
 //
-// One keypoint at a time: the windows of a few channels are gathered into scratch that stays in the L2 cache, then blocks of consecutive displacements are
-// summed in registers over all (channel, patch sample) pairs: one unaligned load and two arithmetic instructions each. Differences are squared as they
-// are (not F^2 - 2FM + M^2), so that no precision is lost where patches match.
+// One keypoint at a time: the windows of a few channels are gathered into scratch that stays in the L2 cache, then blocks of consecutive
+// displacements are summed in registers over all (channel, patch sample) pairs: one unaligned load and two arithmetic instructions each.
+// Differences are squared as they are (not F^2 - 2FM + M^2), so that no precision is lost where patches match.
 #include "cpu/correlate.h"
 
 #include <cmath>
@@ -100,7 +101,8 @@ class Correlator {
       for (int64_t c0 = 0; c0 < s_.channels; c0 += group_) {
         const int64_t count = std::min(group_, s_.channels - c0);
         for (int64_t c = 0; c < count; ++c)
-          gather_window(layout_, phase, moving + (c0 + c) * voxels, moving_end, s_.moving, center, 0, layout_.window[0], windows_.data() + c * layout_.window_size);
+          gather_window(layout_, phase, moving + (c0 + c) * voxels, moving_end, s_.moving, center, 0, layout_.window[0],
+                        windows_.data() + c * layout_.window_size);
         pairs_.clear();
         for (int64_t c = 0; c < count; ++c)
           for (const Tap& tap : phase.taps)
@@ -126,7 +128,8 @@ class Correlator {
       const T* sums = sums_.data() + at;
       if (cosine()) {
         const T* squares = norms_.data() + at;
-        for (int64_t k = 0; k < cells; ++k) out[first + k] = store<Stored>(cosine_terms(sums[k], norm, std::sqrt(squares[k]), T(0)).similarity);
+        for (int64_t k = 0; k < cells; ++k)
+          out[first + k] = store<Stored>(cosine_terms(sums[k], norm, std::sqrt(squares[k]), T(0)).similarity);
       } else {
         for (int64_t k = 0; k < cells; ++k) out[first + k] = store<Stored>(scale * sums[k]);
       }
@@ -169,7 +172,8 @@ class Correlator {
   // visit(offset in the sums, first displacement, count) for every run of consecutive displacements.
   template <class Visit>
   void for_rows(Visit&& visit) const {
-    const int64_t cells = layout_.length == layout_.displacements ? layout_.length : layout_.search[2], rows = layout_.displacements / layout_.planes / cells;
+    const int64_t cells = layout_.length == layout_.displacements ? layout_.length : layout_.search[2],
+                  rows = layout_.displacements / layout_.planes / cells;
     for (int64_t i = 0; i < layout_.planes; ++i)
       for (int64_t j = 0; j < rows; ++j) visit(i * sum_pitch_ + j * layout_.window[2], (i * rows + j) * cells, cells);
   }
@@ -183,7 +187,8 @@ class Correlator {
 
 // visit(correlator, n) after the sums of every keypoint n.
 template <class Stored, class Visit>
-void for_keypoints(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const CorrelateSizes& s, int threads, Visit&& visit) {
+void for_keypoints(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const CorrelateSizes& s,
+                   int threads, Visit&& visit) {
   const SearchLayout layout(s);
   const std::vector<int64_t> order = by_locality(centers, s);
   const Stored* moving_end = moving + s.batch * s.channels * s.moving_voxels();
@@ -192,8 +197,8 @@ void for_keypoints(const Stored* fixed, const Stored* moving, const int64_t* key
     Correlator<Stored> correlator(s, layout);
     for (int64_t item = chunks.begin(job); item < chunks.end(job); ++item) {
       const int64_t n = order[item], channel = n / s.keypoints * s.channels;
-      correlator.run(fixed + channel * s.fixed_voxels(), moving + channel * s.moving_voxels(), moving_end, Position(keypoints + n * s.dims, s.dims),
-                     Position(centers + n * s.dims, s.dims));
+      correlator.run(fixed + channel * s.fixed_voxels(), moving + channel * s.moving_voxels(), moving_end,
+                     Position(keypoints + n * s.dims, s.dims), Position(centers + n * s.dims, s.dims));
       visit(correlator, n);
     }
   });
@@ -202,22 +207,24 @@ void for_keypoints(const Stored* fixed, const Stored* moving, const int64_t* key
 }  // namespace
 
 template <class Stored>
-void correlate(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, Stored* out, const CorrelateSizes& s, int threads) {
+void correlate(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, Stored* out,
+               const CorrelateSizes& s, int threads) {
   const int64_t displacements = SearchLayout(s).displacements;
-  for_keypoints(fixed, moving, keypoints, centers, s, threads, [&](const Correlator<Stored>& c, int64_t n) { c.write(out + n * displacements); });
+  for_keypoints(fixed, moving, keypoints, centers, s, threads,
+                [&](const Correlator<Stored>& c, int64_t n) { c.write(out + n * displacements); });
 }
 
 template <class Stored, class T>
-void correlate_cosine_terms(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* grad, T* alpha, T* beta, T* gamma,
-                            const CorrelateSizes& s, int threads) {
+void correlate_cosine_terms(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* grad,
+                            T* alpha, T* beta, T* gamma, const CorrelateSizes& s, int threads) {
   const int64_t displacements = SearchLayout(s).displacements;
   for_keypoints(fixed, moving, keypoints, centers, s, threads, [&](const Correlator<Stored>& c, int64_t n) {
     gamma[n] = c.write_cosine_terms(grad + n * displacements, alpha + n * displacements, beta + n * displacements);
   });
 }
 
-#define REGKIT_INSTANTIATE(S)                                                                                                     \
-  template void correlate<S>(const S*, const S*, const int64_t*, const int64_t*, S*, const CorrelateSizes&, int);                 \
+#define REGKIT_INSTANTIATE(S)                                                                                                       \
+  template void correlate<S>(const S*, const S*, const int64_t*, const int64_t*, S*, const CorrelateSizes&, int);                   \
   template void correlate_cosine_terms<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, arithmetic<S>*, \
                                           arithmetic<S>*, arithmetic<S>*, const CorrelateSizes&, int);
 REGKIT_INSTANTIATE(float)

@@ -1,11 +1,10 @@
 // Gradients of the keypoint correlation by both features. FLOPs: 3 C P a displacement each, as forward; formulas in core/correlate.h.
 //
-// By the fixed features: per keypoint, one sum over all displacements for each channel and patch sample, several samples at a time so that they share
-// the loads of alpha; the patch gradients are then added to the image channel by channel.
-// By the moving features: per keypoint, each cell of the window sums over the patch samples that read it (gather, not scatter), and windows are added
-// to the image. A job owns a slab of planes and some channels and goes through the keypoints in one order: no two threads write to one voxel, and the
-// order of sums depends on nothing but the keypoints.
-// ssd is differenced before it is weighted, alpha (F - M), so that nothing cancels.
+// By the fixed features: per keypoint, one sum over all displacements for each channel and patch sample, several samples at a time so that
+// they share the loads of alpha; the patch gradients are then added to the image channel by channel. By the moving features: per keypoint,
+// each cell of the window sums over the patch samples that read it (gather, not scatter), and windows are added to the image. A job owns a
+// slab of planes and some channels and goes through the keypoints in one order: no two threads write to one voxel, and the order of sums
+// depends on nothing but the keypoints. ssd is differenced before it is weighted, alpha (F - M), so that nothing cancels.
 #include <cstddef>
 
 #include "core/correlate.h"
@@ -24,7 +23,9 @@ template <class T>
 class PaddedSearch {
  public:
   explicit PaddedSearch(const SearchLayout& layout)
-      : layout_(layout), front_(layout.window[0] - layout.search[0] + 1), cells_((2 * front_ + layout.search[0]) * layout.plane_cells() + kBlock * kLaneCount<T>, T(0)) {}
+      : layout_(layout),
+        front_(layout.window[0] - layout.search[0] + 1),
+        cells_((2 * front_ + layout.search[0]) * layout.plane_cells() + kBlock * kLaneCount<T>, T(0)) {}
 
   void fill(const T* values, T scale, int64_t begin, int64_t end) {
     for (int64_t i = std::max<int64_t>(begin, 0); i < std::min(end, layout_.search[0]); ++i)
@@ -52,7 +53,8 @@ T alpha_scale(const CorrelateSizes& s, const SearchLayout& layout) {
 
 // sums[t] += sum over cells of alpha (window[shift t] - origin[t]) for `count` <= kBlock samples.
 template <class T>
-void add_samples(const SearchLayout& layout, const PaddedSearch<T>& alpha, const T* window, const Tap* taps, const T* origin, int64_t count, T* sums) {
+void add_samples(const SearchLayout& layout, const PaddedSearch<T>& alpha, const T* window, const Tap* taps, const T* origin, int64_t count,
+                 T* sums) {
   Lanes<T> s[kBlock] = {};
   const T* moving[kBlock];
   T value[kBlock];
@@ -72,8 +74,8 @@ void add_samples(const SearchLayout& layout, const PaddedSearch<T>& alpha, const
 
 // The gradient of one fixed patch, (channels, patch samples).
 template <class Stored, class T = arithmetic<Stored>>
-void patch_gradient(const CorrelateSizes& s, const SearchLayout& layout, const PaddedSearch<T>& alpha, const T* patch, const Stored* moving, const Stored* moving_end,
-                    const Position& center, T gamma, std::vector<T>& window, T* gradient) {
+void patch_gradient(const CorrelateSizes& s, const SearchLayout& layout, const PaddedSearch<T>& alpha, const T* patch, const Stored* moving,
+                    const Stored* moving_end, const Position& center, T gamma, std::vector<T>& window, T* gradient) {
   const bool ssd = s.metric == static_cast<int>(Metric::ssd);
   std::fill_n(gradient, s.channels * layout.patch_count, T(0));
   for (int64_t c = 0; c < s.channels; ++c, patch += layout.patch_count, gradient += layout.patch_count) {
@@ -93,7 +95,8 @@ void patch_gradient(const CorrelateSizes& s, const SearchLayout& layout, const P
 
 // Adds one channel's patch gradients, `pitch` apart, to its image in the order of the keypoints.
 template <class T>
-void scatter_patches(const CorrelateSizes& s, const SearchLayout& layout, const int64_t* keypoints, const T* gradients, int64_t pitch, T* channel) {
+void scatter_patches(const CorrelateSizes& s, const SearchLayout& layout, const int64_t* keypoints, const T* gradients, int64_t pitch,
+                     T* channel) {
   const int64_t step = layout.patch_stride, *r = layout.patch_radius, *n = s.fixed;
   for (int64_t point = 0; point < s.keypoints; ++point) {
     const Position p(keypoints + point * s.dims, s.dims);
@@ -101,7 +104,8 @@ void scatter_patches(const CorrelateSizes& s, const SearchLayout& layout, const 
     for (int64_t i = -r[0]; i <= r[0]; ++i)
       for (int64_t j = -r[1]; j <= r[1]; ++j)
         for (int64_t k = -r[2]; k <= r[2]; ++k)
-          channel[(clamp_index(p.at[0] + step * i, n[0]) * n[1] + clamp_index(p.at[1] + step * j, n[1])) * n[2] + clamp_index(p.at[2] + step * k, n[2])] += *g++;
+          channel[(clamp_index(p.at[0] + step * i, n[0]) * n[1] + clamp_index(p.at[1] + step * j, n[1])) * n[2] +
+                  clamp_index(p.at[2] + step * k, n[2])] += *g++;
   }
 }
 
@@ -118,7 +122,8 @@ class WindowGradient {
     patch_.resize(layout.patch_count);
   }
 
-  void add(const Stored* fixed, const Stored* moving, int64_t channels, const Position& keypoint, const Position& center, const T* alpha, const T* beta, T* gradient) {
+  void add(const Stored* fixed, const Stored* moving, int64_t channels, const Position& keypoint, const Position& center, const T* alpha,
+           const T* beta, T* gradient) {
     const int64_t most = window_planes(center, layout_.phases.front(), false), least = window_planes(center, layout_.phases.back(), true);
     if (least >= most) return;
     const int64_t span = layout_.window[0] - layout_.search[0];
@@ -126,7 +131,8 @@ class WindowGradient {
     if (beta) beta_.fill(beta, T(1), least - span, most);
     for (int64_t c = 0; c < channels; ++c) {
       gather_patch(layout_, fixed + c * s_.fixed_voxels(), 1, s_.fixed, keypoint, patch_.data());
-      for (const Phase& phase : layout_.phases) add_phase(phase, moving + c * s_.moving_voxels(), center, beta != nullptr, gradient + c * s_.moving_voxels());
+      for (const Phase& phase : layout_.phases)
+        add_phase(phase, moving + c * s_.moving_voxels(), center, beta != nullptr, gradient + c * s_.moving_voxels());
     }
   }
 
@@ -205,8 +211,8 @@ class WindowGradient {
 }  // namespace
 
 template <class Stored, class T>
-void correlate_grad_fixed(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* alpha, const T* gamma, T* grad_fixed,
-                          const CorrelateSizes& s, int threads) {
+void correlate_grad_fixed(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* alpha,
+                          const T* gamma, T* grad_fixed, const CorrelateSizes& s, int threads) {
   const SearchLayout layout(s);
   const std::vector<int64_t> order = by_locality(centers, s);
   const Stored* moving_end = moving + s.batch * s.channels * s.moving_voxels();
@@ -220,21 +226,22 @@ void correlate_grad_fixed(const Stored* fixed, const Stored* moving, const int64
       const int64_t n = order[item], channel = n / s.keypoints * s.channels;
       padded.fill(alpha + n * layout.displacements, alpha_scale<T>(s, layout), 0, layout.search[0]);
       gather_patch(layout, fixed + channel * s.fixed_voxels(), s.channels, s.fixed, Position(keypoints + n * s.dims, s.dims), patch.data());
-      patch_gradient(s, layout, padded, patch.data(), moving + channel * s.moving_voxels(), moving_end, Position(centers + n * s.dims, s.dims),
-                     gamma ? gamma[n] : T(0), window, gradients.data() + n * patch_size);
+      patch_gradient(s, layout, padded, patch.data(), moving + channel * s.moving_voxels(), moving_end,
+                     Position(centers + n * s.dims, s.dims), gamma ? gamma[n] : T(0), window, gradients.data() + n * patch_size);
     }
   });
   parallel_for(s.batch * s.channels, threads, [&](int64_t job) {
     const int64_t b = job / s.channels, c = job % s.channels;
     T* channel = grad_fixed + job * s.fixed_voxels();
     std::fill_n(channel, s.fixed_voxels(), T(0));
-    scatter_patches(s, layout, keypoints + b * s.keypoints * s.dims, gradients.data() + b * s.keypoints * patch_size + c * layout.patch_count, patch_size, channel);
+    scatter_patches(s, layout, keypoints + b * s.keypoints * s.dims,
+                    gradients.data() + b * s.keypoints * patch_size + c * layout.patch_count, patch_size, channel);
   });
 }
 
 template <class Stored, class T>
-void correlate_grad_moving(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* alpha, const T* beta, T* grad_moving,
-                           const CorrelateSizes& s, int threads) {
+void correlate_grad_moving(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* alpha,
+                           const T* beta, T* grad_moving, const CorrelateSizes& s, int threads) {
   const SearchLayout layout(s);
   const std::vector<int64_t> order = by_locality(centers, s);
   const Stored* moving_end = moving + s.batch * s.channels * s.moving_voxels();
@@ -245,21 +252,23 @@ void correlate_grad_moving(const Stored* fixed, const Stored* moving, const int6
     const int64_t b = job / jobs, slab = job % jobs % slabs.count(), group = job % jobs / slabs.count();
     const int64_t first = slabs.begin(slab), last = slabs.end(slab), c0 = groups.begin(group), c1 = groups.end(group);
     const int64_t at_fixed = (b * s.channels + c0) * s.fixed_voxels(), at_moving = (b * s.channels + c0) * s.moving_voxels();
-    for (int64_t c = 0; c < c1 - c0; ++c) std::fill_n(grad_moving + at_moving + c * s.moving_voxels() + first * plane, (last - first) * plane, T(0));
+    for (int64_t c = 0; c < c1 - c0; ++c)
+      std::fill_n(grad_moving + at_moving + c * s.moving_voxels() + first * plane, (last - first) * plane, T(0));
     WindowGradient<Stored> gradient(s, layout, moving_end, first, last);
     for (int64_t item = b * s.keypoints; item < (b + 1) * s.keypoints; ++item) {
       const int64_t n = order[item];
-      gradient.add(fixed + at_fixed, moving + at_moving, c1 - c0, Position(keypoints + n * s.dims, s.dims), Position(centers + n * s.dims, s.dims),
-                   alpha + n * layout.displacements, beta ? beta + n * layout.displacements : nullptr, grad_moving + at_moving);
+      gradient.add(fixed + at_fixed, moving + at_moving, c1 - c0, Position(keypoints + n * s.dims, s.dims),
+                   Position(centers + n * s.dims, s.dims), alpha + n * layout.displacements,
+                   beta ? beta + n * layout.displacements : nullptr, grad_moving + at_moving);
     }
   });
 }
 
-#define REGKIT_INSTANTIATE(S)                                                                                                                        \
-  template void correlate_grad_fixed<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, const arithmetic<S>*, arithmetic<S>*, \
-                                        const CorrelateSizes&, int);                                                                                 \
-  template void correlate_grad_moving<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, const arithmetic<S>*, arithmetic<S>*, \
-                                         const CorrelateSizes&, int);
+#define REGKIT_INSTANTIATE(S)                                                                                                            \
+  template void correlate_grad_fixed<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, const arithmetic<S>*,  \
+                                        arithmetic<S>*, const CorrelateSizes&, int);                                                     \
+  template void correlate_grad_moving<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, const arithmetic<S>*, \
+                                         arithmetic<S>*, const CorrelateSizes&, int);
 REGKIT_INSTANTIATE(float)
 REGKIT_INSTANTIATE(double)
 REGKIT_INSTANTIATE(float16)

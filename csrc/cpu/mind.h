@@ -1,4 +1,5 @@
-// MIND-SSC descriptors on the CPU. Pointers are to contiguous arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k); i = 1 in 2-D.
+// MIND-SSC descriptors on the CPU. Pointers are to contiguous arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k); i = 1
+// in 2-D.
 #pragma once
 #include <cstdint>
 

@@ -1,11 +1,13 @@
 // Gradient of MIND-SSC by the image. Saves nothing and stores no volume in between: distances are computed again.
 //
-// A job owns a tile of the image. It sweeps the distances of the tile and its surroundings, turns each row of gradients by the descriptors into gradients by
-// the distances (kept in scratch, some MB), and gathers from those: the transpose of the box mean gives the gradient by each squared difference, which goes to
-// the two voxels that were compared. Only the voxels of the tile are written, so results do not depend on the threads.
+// A job owns a tile of the image. It sweeps the distances of the tile and its surroundings, turns each row of gradients by the descriptors
+// into gradients by the distances (kept in scratch, some MB), and gathers from those: the transpose of the box mean gives the gradient by
+// each squared difference, which goes to the two voxels that were compared. Only the voxels of the tile are written, so results do not
+// depend on the threads.
 //
 // With e_c = exp(-q_c / V), the gradient g_c of e_c, and low, high taken as constants:
-//   d/dq_c = -g_c e_c / V + [low <= mean q <= high] (sum_b g_b e_b q_b) / V^2 / channels,      d/dD_c = d/dq_c - [c is the minimum] sum_b d/dq_b
+//   d/dq_c = -g_c e_c / V + [low <= mean q <= high] (sum_b g_b e_b q_b) / V^2 / channels,      d/dD_c = d/dq_c - [c is the minimum] sum_b
+//   d/dq_b
 #include "cpu/mind.h"
 #include "cpu/mind_sweep.h"
 
@@ -49,8 +51,11 @@ class TileGradient {
   void run(const T* grad, const MindBounds<T>& bounds, T* gradient) {
     const int64_t voxels = s_.size[0] * s_.size[1] * nk_;
     MindSweep<T> sweep(s_, pairs_, volume_, far_begin_[0], far_end_[0], far_begin_[1], far_end_[1]);
-    sweep.run([&](int64_t i, int64_t j, T* distances) { distance_gradients(grad + (i * s_.size[1] + j) * nk_, voxels, bounds, distances, i, j); });
-    for (int64_t i = begin_[0]; i < end_[0]; ++i) std::fill_n(gradient + (i * s_.size[1] + begin_[1]) * nk_, (end_[1] - begin_[1]) * nk_, T(0));
+    sweep.run([&](int64_t i, int64_t j, T* distances) {
+      distance_gradients(grad + (i * s_.size[1] + j) * nk_, voxels, bounds, distances, i, j);
+    });
+    for (int64_t i = begin_[0]; i < end_[0]; ++i)
+      std::fill_n(gradient + (i * s_.size[1] + begin_[1]) * nk_, (end_[1] - begin_[1]) * nk_, T(0));
     for (int64_t i = near_begin_[0]; i < near_end_[0]; ++i)
       for (int64_t j = near_begin_[1]; j < near_end_[1]; ++j) {
         const T* rows[6];
@@ -62,7 +67,8 @@ class TileGradient {
 
  private:
   T* by_distance(int c, int64_t i, int64_t j) {
-    return by_distance_.data() + ((c * (far_end_[0] - far_begin_[0]) + i - far_begin_[0]) * (far_end_[1] - far_begin_[1]) + j - far_begin_[1]) * nk_;
+    return by_distance_.data() +
+           ((c * (far_end_[0] - far_begin_[0]) + i - far_begin_[0]) * (far_end_[1] - far_begin_[1]) + j - far_begin_[1]) * nk_;
   }
 
   void distance_gradients(const T* grad, int64_t voxels, const MindBounds<T>& bounds, T* distances, int64_t i, int64_t j) {
@@ -128,16 +134,19 @@ class TileGradient {
       for (int64_t k = 0; k < nk_; ++k) difference_[k] += box_[k + offset];
     for (const int64_t edge : {int64_t(0), nk_ - 1}) {
       difference_[edge] = 0;
-      for (int64_t k = std::max<int64_t>(0, edge - r); k < std::min(nk_, edge + r + 1); ++k) difference_[edge] += static_cast<T>(multiplicity(k, edge, nk_, r)) * sum[k];
+      for (int64_t k = std::max<int64_t>(0, edge - r); k < std::min(nk_, edge + r + 1); ++k)
+        difference_[edge] += static_cast<T>(multiplicity(k, edge, nk_, r)) * sum[k];
     }
   }
 
   void add_row(int64_t i, int64_t j, const int* offset, const T* row, T* gradient) {
     const int64_t delta = s_.dilation;
-    const int64_t at[2] = {std::clamp<int64_t>(i + delta * offset[0], 0, s_.size[0] - 1), std::clamp<int64_t>(j + delta * offset[1], 0, s_.size[1] - 1)};
+    const int64_t at[2] = {std::clamp<int64_t>(i + delta * offset[0], 0, s_.size[0] - 1),
+                           std::clamp<int64_t>(j + delta * offset[1], 0, s_.size[1] - 1)};
     if (at[0] < begin_[0] || at[0] >= end_[0] || at[1] < begin_[1] || at[1] >= end_[1]) return;
     T* target = gradient + (at[0] * s_.size[1] + at[1]) * nk_;
-    const int64_t shift = delta * offset[2], first = std::clamp<int64_t>(-shift, 0, nk_), last = std::clamp<int64_t>(nk_ - shift, first, nk_);
+    const int64_t shift = delta * offset[2], first = std::clamp<int64_t>(-shift, 0, nk_),
+                  last = std::clamp<int64_t>(nk_ - shift, first, nk_);
     for (int64_t k = 0; k < first; ++k) target[0] += row[k];
     for (int64_t k = first; k < last; ++k) target[k + shift] += row[k];
     for (int64_t k = last; k < nk_; ++k) target[nk_ - 1] += row[k];
@@ -164,7 +173,8 @@ void mind_ssc_backward(const T* grad, const T* image, T* grad_image, const MindS
   parallel_for(s.batch * tiles, threads, [&](int64_t job) {
     const int64_t b = job / tiles, p = job % tiles / rows.count(), r = job % rows.count();
     const int64_t begin[3] = {planes.begin(p), rows.begin(r), 0}, end[3] = {planes.end(p), rows.end(r), s.size[2]};
-    TileGradient<T>(s, pairs, image + b * voxels, begin, end).run(grad + b * pairs.channels * voxels, MindBounds<T>(means[b]), grad_image + b * voxels);
+    TileGradient<T>(s, pairs, image + b * voxels, begin, end)
+        .run(grad + b * pairs.channels * voxels, MindBounds<T>(means[b]), grad_image + b * voxels);
   });
 }
 

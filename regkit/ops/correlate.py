@@ -23,16 +23,17 @@ def correlate_keypoints(
 ) -> torch.Tensor:  # (B, N, (2 search_radius + 1)^D)
     """Similarity of the fixed patch at each keypoint to the moving patches at every displacement d of a search cube.
 
-    d runs over stride * {-search_radius .. search_radius}^D, first axis slowest; p over the P offsets patch_stride * {-patch_radius .. patch_radius}^D of the
-    patch. With F = fixed(keypoint + p) and M = moving(center + d + p), both (C, P):
+    d runs over stride * {-search_radius .. search_radius}^D, first axis slowest; p over the P offsets of the patch,
+    patch_stride * {-patch_radius .. patch_radius}^D. With F = fixed(keypoint + p) and M = moving(center + d + p), both (C, P):
 
         ssd     sum over channels, mean over p, of (F - M)^2        (smaller is more alike)
         dot     sum over channels, mean over p, of F M
         cosine  sum F M / (|F| |M| + 1e-6), sums and norms over channels and patch
 
-    center: where the search cube of each keypoint lies in the moving image; the keypoint itself by default. Positions are rounded to the nearest voxel, halves
-    up (NaN: 0). Samples outside an image take its border's value. Computed in float32 (float64 if an input is float64); the result has the fixed features'
-    dtype. Differentiable once by both features, not by positions.
+    center: where the search cube of each keypoint lies in the moving image; the keypoint itself by default.
+    Positions are rounded to the nearest voxel, halves up (NaN: 0). Samples outside an image take its border's value. Computed in float32
+    (float64 if an input is float64); the result has the fixed features' dtype. Differentiable once by both features, not by positions.
+    Forward needs no memory but the result; the backward of cosine needs two more tensors of that size.
 
     Source: the dissimilarity map of Hansen & Heinrich 2020 (times their alpha), GraphRegNet, corrField.
     Raises ValueError for shapes and options, TypeError for dtypes.
@@ -48,13 +49,19 @@ def correlate_keypoints(
         if positions.dim() != 3 or positions.shape[0] != fixed_features.shape[0] or positions.shape[2] != dims:
             raise ValueError(f"{name} must be (B, N, D) = ({fixed_features.shape[0]}, N, {dims}), but came as {tuple(positions.shape)}")
     check.same("number of positions", keypoints=keypoints.shape[1], center=center.shape[1])
-    for value, name, least in ((search_radius, "search_radius", 0), (patch_radius, "patch_radius", 0), (stride, "stride", 1), (patch_stride, "patch_stride", 1)):
+    for value, name, least in (
+        (search_radius, "search_radius", 0),
+        (patch_radius, "patch_radius", 0),
+        (stride, "stride", 1),
+        (patch_stride, "patch_stride", 1),
+    ):
         check.at_least(value, name, least)
     for features, name in ((fixed_features, "fixed_features"), (moving_features, "moving_features")):
         if min(features.shape[2:]) == 0 and keypoints.numel():
             raise ValueError(f"{name} must have at least one voxel on every axis, but came as {tuple(features.shape)}")
     return torch.ops.regkit.correlate_keypoints(
-        fixed_features, moving_features, _voxels(keypoints), _voxels(center), search_radius, stride, patch_radius, patch_stride, check.choice(metric, "metric", METRICS)
+        fixed_features, moving_features, _voxels(keypoints), _voxels(center),
+        search_radius, stride, patch_radius, patch_stride, check.choice(metric, "metric", METRICS),
     )  # fmt: skip
 
 
@@ -69,7 +76,8 @@ _SEARCH = "int search_radius, int stride, int patch_radius, int patch_stride, in
 torch.library.define("regkit::correlate_keypoints", f"(Tensor fixed, Tensor moving, Tensor keypoints, Tensor centers, {_SEARCH}) -> Tensor")
 torch.library.define(
     "regkit::correlate_keypoints_backward",
-    f"(Tensor grad, Tensor fixed, Tensor moving, Tensor keypoints, Tensor centers, {_SEARCH}, bool need_fixed, bool need_moving) -> (Tensor, Tensor)",
+    f"(Tensor grad, Tensor fixed, Tensor moving, Tensor keypoints, Tensor centers, {_SEARCH}, bool need_fixed, bool need_moving)"
+    " -> (Tensor, Tensor)",
 )
 
 

@@ -15,9 +15,10 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torc
         D_c = mean over the (2 radius + 1)^D box of (image(x + s) - image(x + s'))^2       borders replicated
         q_c = D_c - min_c D_c,   V = mean_c q_c clamped to [1e-3, 1e3] * mean(V of this image),   mind_c = exp(-q_c / V)
 
-    Neighbours are ordered -i, -k, -j, +k, +i, +j and channels are the pairs (later, earlier) among them, as ConvexAdam's before its last permutation.
-    A constant image gives 1. The descriptors have the image's dtype; they are computed in float32 (float64 for float64). Differentiable once by the image:
-    the exact derivative, with the mean of V that bounds it taken as a constant and, where distances tie, one of them as the minimum.
+    Neighbours are ordered -i, -k, -j, +k, +i, +j and channels are the pairs (later, earlier) among them, as ConvexAdam's before its last
+    permutation. A constant image gives 1. The descriptors have the image's dtype; they are computed in float32 (float64 for float64).
+    Differentiable once by the image: the exact derivative, with the mean of V that bounds it taken as a constant and, where distances tie,
+    one of them as the minimum.
 
     Source: Heinrich et al., MICCAI 2013; box form, radius 1 and dilation 2 as in ConvexAdam.
     Raises ValueError for shapes and options, TypeError for dtypes.

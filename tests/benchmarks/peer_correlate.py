@@ -1,4 +1,4 @@
-"""The usual way to correlate keypoint patches in torch: gather each keypoint's window, then one grouped convolution with the fixed patch as its filter.
+"""The usual way to correlate keypoint patches in torch: gather each window, then one grouped convolution with the fixed patches as filters.
 
 As in GraphRegNet: |F|^2 + |M|^2 - 2 F*M over chunks of keypoints, one group a keypoint. Borders are clamped, so that the result is that of
 `regkit.ops.correlate_keypoints` with metric="ssd" and unit strides.
