@@ -7,8 +7,11 @@
 #include <string>
 
 #include "cpu/correlate.h"
+#include "cpu/diffusion.h"
+#include "cpu/jacobian.h"
 #include "cpu/lncc.h"
 #include "cpu/mind.h"
+#include "cpu/upsample.h"
 #include "cpu/warp.h"
 
 namespace py = pybind11;
@@ -31,11 +34,11 @@ WarpSizes warp_sizes(int dims, int64_t batch, int64_t channels, const Size3& ima
 
 template <class T>
 void define_warp(py::module_& m, const std::string& type) {
-  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
-    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
+    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
-  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
-    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
+    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
   m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
     warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
@@ -101,6 +104,36 @@ void define_mind(py::module_& m, const std::string& type) {
   }, Release());
 }
 
+template <class T>
+void define_diffusion(py::module_& m, const std::string& type) {
+  m.def(("diffusion_energy_" + type).c_str(), [](Address u, Address gradient, Address energy, double scale, int64_t volumes, Size3 size, std::array<double, 3> weight, int threads) {
+    diffusion_energy<T>({at<T>(u), at<T>(gradient), at<double>(energy), static_cast<T>(scale), volumes, {size[0], size[1], size[2]},
+                         {static_cast<T>(weight[0]), static_cast<T>(weight[1]), static_cast<T>(weight[2])}}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_jacobian(py::module_& m, const std::string& type) {
+  m.def(("jacobian_determinant_" + type).c_str(), [](Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_determinant<T>(at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+  m.def(("jacobian_determinant_grad_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_determinant_grad<T>(at<T>(grad), at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_upsample(py::module_& m, const std::string& type) {
+  const auto define = [&](const char* name, void (*launch)(const UpsampleCall<T>&, int)) {
+    m.def((name + type).c_str(), [launch](Address in, Address out, Address scale, int64_t batch, int64_t channels, Size3 coarse, Size3 fine, std::array<double, 3> factor, std::array<double, 3> offset, int threads) {
+      launch({at<T>(in), at<T>(out), at<T>(scale), batch, channels, {coarse[0], coarse[1], coarse[2]}, {fine[0], fine[1], fine[2]},
+              {factor[0], factor[1], factor[2]}, {offset[0], offset[1], offset[2]}}, threads);
+    }, Release());
+  };
+  define("upsample_", upsample<T>);
+  define("upsample_adjoint_", upsample_adjoint<T>);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(REGKIT_MODULE, m) {
@@ -140,4 +173,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_mind_backward<double>(m, "float64");
   define_mind<float16>(m, "float16");
   define_mind<bfloat16>(m, "bfloat16");
+  define_diffusion<float>(m, "float32");
+  define_diffusion<double>(m, "float64");
+  define_jacobian<float>(m, "float32");
+  define_jacobian<double>(m, "float64");
+  define_upsample<float>(m, "float32");
+  define_upsample<double>(m, "float64");
 }

@@ -1,5 +1,7 @@
 """Checks shared by the ops. Messages name the argument, what came and what is needed."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -47,3 +49,11 @@ def odd_window(window: int, name: str = "window") -> None:
 def at_least(value: int, name: str, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, but came as {value}")
+def per_axis(value: float | Sequence[float], name: str, count: int, what: str = "spatial axis") -> list[float]:
+    """One number, or one for each axis -> a list of `count` floats."""
+    if isinstance(value, (int, float)):
+        return [float(value)] * count
+    values = [float(v) for v in value]
+    if len(values) != count:
+        raise ValueError(f"{name} must be one number or one for each {what} ({count}), but came as {tuple(values)}")
+    return values
