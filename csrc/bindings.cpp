@@ -6,9 +6,11 @@
 #include <array>
 #include <string>
 
+#include "cpu/correlate.h"
 #include "cpu/diffusion.h"
 #include "cpu/jacobian.h"
 #include "cpu/lncc.h"
+#include "cpu/mind.h"
 #include "cpu/upsample.h"
 #include "cpu/warp.h"
 
@@ -55,6 +57,26 @@ void define_lncc(py::module_& m, const std::string& type) {
   m.def(("lncc_" + type).c_str(), [](Address a, Address b, Address weight, int64_t volumes_per_weight, Address map, Address grad_a, Address grad_b, Address total, double scale, int64_t volumes, Size3 size, Size3 window, double eps, int threads) {
     lncc<T>({at<T>(a), at<T>(b), at<T>(weight), volumes_per_weight, at<T>(map), at<T>(grad_a), at<T>(grad_b), at<double>(total), static_cast<T>(scale), volumes,
              {size[0], size[1], size[2]}, {window[0], window[1], window[2]}, static_cast<T>(eps)}, threads);
+  }, Release());
+}
+
+CorrelateSizes correlate_sizes(int dims, const Size3& counts, const Size3& fixed, const Size3& moving, const Size3& search, const Size3& patch, int64_t stride, int64_t patch_stride, int metric) {
+  return {dims, counts[0], counts[1], counts[2], {fixed[0], fixed[1], fixed[2]}, {moving[0], moving[1], moving[2]}, {search[0], search[1], search[2]},
+          {patch[0], patch[1], patch[2]}, stride, patch_stride, metric};
+}
+
+template <class Stored>
+void define_correlate(py::module_& m, const std::string& type) {
+  m.def(("correlate_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
+    correlate<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<Stored>(out),
+                      correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  }, Release());
+}
+
+template <class Stored>
+void define_mind(py::module_& m, const std::string& type) {
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
+    mind_ssc<Stored>(at<arithmetic<Stored>>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
   }, Release());
 }
 
@@ -113,6 +135,14 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint64_t>(m, "64");
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
+  define_correlate<float>(m, "float32");
+  define_correlate<double>(m, "float64");
+  define_correlate<float16>(m, "float16");
+  define_correlate<bfloat16>(m, "bfloat16");
+  define_mind<float>(m, "float32");
+  define_mind<double>(m, "float64");
+  define_mind<float16>(m, "float16");
+  define_mind<bfloat16>(m, "bfloat16");
   define_diffusion<float>(m, "float32");
   define_diffusion<double>(m, "float64");
   define_jacobian<float>(m, "float32");

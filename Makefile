@@ -1,0 +1,89 @@
+# `make demo` and `make test` set up all that they need by themselves, in .venv: the package (compiled), its dependencies, the test tools.
+# The second time they start at once; they install again when pyproject.toml, setup.py or csrc/ changed. Python changes need no install
+# (it is an editable one). PIP_CONSTRAINT and pip's other variables are honoured.
+
+PYTHON ?=# a Python >= 3.11 to build .venv from; found by itself when empty
+FIXED ?=
+MOVING ?=
+OUT ?= demo-out
+ARGS ?=# passed on to pytest (test, gpu) or the benchmark runner (bench)
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: help demo test bench gpu lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    register a phantom and show figures and report; FIXED=... MOVING=... registers your own scans, OUT=... (demo-out) takes the results"
+	@echo "make test    run the test suite; ARGS='-k warp' and the like go to pytest"
+	@echo "make bench   time every op beside its peers; ARGS='--only warp' selects, ARGS=--help lists the options"
+	@echo "make gpu     tests and benchmarks that need a GPU"
+	@echo "make lint    check style with ruff"
+	@echo "make clean   remove .venv and all that was built"
+
+demo: $(VENV)/installed
+	@$(BIN)/regkit demo -o "$(OUT)" $(if $(FIXED),-f "$(FIXED)") $(if $(MOVING),-m "$(MOVING)")
+
+test: $(VENV)/installed
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/installed
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+gpu: $(VENV)/installed
+	@$(BIN)/python -c "$$CHECK_GPU"
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+	@$(BIN)/python -m tests.benchmarks --device cuda
+
+lint: $(VENV)/installed-lint
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info regkit/*.so .pytest_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/installed: $(VENV)/created $(SOURCES)
+	@echo "installing regkit and its dependencies into $(VENV) (first time: some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+$(VENV)/installed-lint: $(VENV)/created pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff
+	@touch $@
+
+$(VENV)/created:
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  for candidate in python3 python3.13 python3.12 python3.11 python; do \
+	    if $$candidate -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then python=$$candidate; break; fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python >= 3.11 found (python3 is $$(python3 -V 2>&1 | head -1)); install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; \
+	fi; \
+	"$$python" -c "$$CHECK_BUILD" && rm -rf $(VENV) && "$$python" -m venv $(VENV) && touch $@
+
+# What building needs, checked before the minutes that an install takes; one line each says what to do.
+define CHECK_BUILD
+import importlib.util as util, os, shlex, shutil, sys, sysconfig
+if sys.version_info < (3, 11):
+    sys.exit("error: regkit needs Python >= 3.11, but %s is %d.%d; name another: make test PYTHON=/path/to/python3.11" % (sys.executable, *sys.version_info[:2]))
+if not (util.find_spec("venv") and util.find_spec("ensurepip")):
+    sys.exit("error: %s cannot make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)" % sys.executable)
+compiler = os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++"
+if not shutil.which(shlex.split(compiler)[0]):
+    sys.exit("error: no C++ compiler (%s); install one (Debian, Ubuntu: apt install g++), or name yours in CXX" % compiler)
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    sys.exit("error: %s lacks Python.h; install its headers (Debian, Ubuntu: apt install python3-dev)" % sys.executable)
+endef
+export CHECK_BUILD
+
+define CHECK_GPU
+import sys, torch
+if not torch.cuda.is_available():
+    sys.exit("make gpu: nothing ran: torch %s sees no GPU (built for CUDA: %s)" % (torch.__version__, torch.version.cuda or "no"))
+print("make gpu: %s, torch %s" % (torch.cuda.get_device_name(), torch.__version__))
+endef
+export CHECK_GPU
