@@ -20,19 +20,11 @@ inline Neighbours<T> neighbours(int64_t x, int64_t n) {
   return {low, high, high > low ? T(1) / static_cast<T>(high - low) : T(0)};
 }
 
-// Column d of the cofactors in 3-D from the two columns after d in cyclic order: their cross product.
+// cof[c][d] in 3-D: a and b are the two columns after d, p and q the two components after c, in cyclic order.
 template <class T>
-inline void cofactor_column(const T (&a)[3], const T (&b)[3], T (&out)[3]) {
-  out[0] = a[1] * b[2] - a[2] * b[1];
-  out[1] = a[2] * b[0] - a[0] * b[2];
-  out[2] = a[0] * b[1] - a[1] * b[0];
+inline T cofactor(T a_p, T a_q, T b_p, T b_q) {
+  return a_p * b_q - a_q * b_p;
 }
-
-// Column d of the cofactors in 2-D from the other column; sign is +1 for d = 0 and -1 for d = 1.
-template <class T>
-inline void cofactor_column(const T (&a)[2], T sign, T (&out)[2]) {
-  out[0] = sign * a[1];
-  out[1] = -sign * a[0];
-}
+// In 2-D cof[c][d] is the other component of the other column, negative where c != d.
 
 }  // namespace regkit

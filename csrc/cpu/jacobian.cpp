@@ -20,15 +20,12 @@ constexpr int64_t kRowsPerJob = 64;
 template <int D, class T>
 class Rows {
  public:
-  Rows(const JacobianSizes& s) : s_(s), nk_(s.size[2]), slopes_(D * D * nk_), terms_(D * nk_) {}
+  Rows(const JacobianSizes& s) : s_(s), nk_(s.size[2]), slopes_(D * D * nk_), term_(nk_) {}
 
-  void determinant(const T* u, int64_t i, int64_t j, T* __restrict out) {
+  void determinant(const T* u, int64_t i, int64_t j, T* out) {
     for (int d = 0; d < D; ++d) slopes(u, i, j, d);
-    cofactors(0, [&](int64_t k, const T(&cofactor)[D]) {
-      T sum = 0;
-      for (int c = 0; c < D; ++c) sum += slope(0, c)[k] * cofactor[c];
-      out[k] = sum;
-    });
+    std::fill_n(out, nk_, T(0));
+    for (int c = 0; c < D; ++c) add_cofactors(c, 0, T(1), slope(0, c), out);
   }
 
   // Row (i, j) of the gradient: out[c * voxels + k], pointers at the row's first voxel; u and g at the volume's.
@@ -40,8 +37,9 @@ class Rows {
       const int64_t x = at[axis], n = s_.size[axis];
       if (n == 1) continue;
       const auto from = [&](int64_t source, T sign) {
-        terms(u, g, axis == 0 ? source : i, axis == 1 ? source : j, d, sign * neighbours<T>(source, n).inverse);
-        for (int c = 0; c < D; ++c) add(terms_.data() + c * nk_, out + c * voxels, nk_, T(1));
+        const int64_t row_i = axis == 0 ? source : i, row_j = axis == 1 ? source : j;
+        other_slopes(u, row_i, row_j, d);
+        for (int c = 0; c < D; ++c) add_cofactors(c, d, sign * neighbours<T>(source, n).inverse, g + row(row_i, row_j), out + c * voxels);
       };
       if (x > 0) from(x - 1, T(1));
       if (x < n - 1) from(x + 1, T(-1));
@@ -49,13 +47,16 @@ class Rows {
       if (x == n - 1) from(x, T(1));
     }
     if (nk_ == 1) return;
-    terms(u, g, i, j, D - 1, T(0.5));
+    other_slopes(u, i, j, D - 1);
     for (int c = 0; c < D; ++c) {
-      T *term = terms_.data() + c * nk_, *target = out + c * voxels;
-      term[0] *= 2;
-      term[nk_ - 1] *= 2;
-      add(term, target + 1, nk_ - 1, T(1));
-      add(term + 1, target, nk_ - 1, T(-1));
+      std::fill(term_.begin(), term_.end(), T(0));
+      add_cofactors(c, D - 1, T(0.5), g + row(i, j), term_.data());
+      term_[0] *= 2;
+      term_[nk_ - 1] *= 2;
+      T* __restrict target = out + c * voxels;
+      const T* term = term_.data();
+      for (int64_t k = 1; k < nk_; ++k) target[k] += term[k - 1];
+      for (int64_t k = 0; k < nk_ - 1; ++k) target[k] -= term[k + 1];
       target[0] -= term[0];
       target[nk_ - 1] += term[nk_ - 1];
     }
@@ -64,9 +65,7 @@ class Rows {
  private:
   T* slope(int d, int c) { return slopes_.data() + (d * D + c) * nk_; }
 
-  static void add(const T* __restrict source, T* __restrict target, int64_t n, T sign) {
-    for (int64_t k = 0; k < n; ++k) target[k] += sign * source[k];
-  }
+  int64_t row(int64_t i, int64_t j) const { return (i * s_.size[1] + j) * nk_; }
 
   // Column d of the matrix along row (i, j).
   void slopes(const T* u, int64_t i, int64_t j, int d) {
@@ -76,53 +75,42 @@ class Rows {
       T* __restrict out = slope(d, c);
       const T one = c == d ? T(1) : T(0);
       if (axis == 2) {
-        const T* row = component + (i * s_.size[1] + j) * nk_;
-        for (int64_t k = 1; k < nk_ - 1; ++k) out[k] = (row[k + 1] - row[k - 1]) * T(0.5) + one;
+        const T* values = component + row(i, j);
+        for (int64_t k = 1; k < nk_ - 1; ++k) out[k] = (values[k + 1] - values[k - 1]) * T(0.5) + one;
         for (int64_t k : {int64_t(0), nk_ - 1}) {
           const Neighbours<T> near = neighbours<T>(k, nk_);
-          out[k] = (row[near.high] - row[near.low]) * near.inverse + one;
+          out[k] = (values[near.high] - values[near.low]) * near.inverse + one;
         }
       } else {
         const Neighbours<T> near = neighbours<T>(axis == 0 ? i : j, s_.size[axis]);
-        const T* low = component + (axis == 0 ? near.low * s_.size[1] + j : i * s_.size[1] + near.low) * nk_;
-        const T* high = component + (axis == 0 ? near.high * s_.size[1] + j : i * s_.size[1] + near.high) * nk_;
+        const T* low = component + (axis == 0 ? row(near.low, j) : row(i, near.low));
+        const T* high = component + (axis == 0 ? row(near.high, j) : row(i, near.high));
         for (int64_t k = 0; k < nk_; ++k) out[k] = (high[k] - low[k]) * near.inverse + one;
       }
     }
   }
 
-  // Calls visit(k, cofactors of column d); the other columns' slopes must be there.
-  template <class Visit>
-  void cofactors(int d, Visit&& visit) {
-    const T* rows[D - 1][D];
-    for (int e = 0; e < D - 1; ++e)
-      for (int c = 0; c < D; ++c) rows[e][c] = slope((d + 1 + e) % D, c);
-    for (int64_t k = 0; k < nk_; ++k) {
-      T cofactor[D];
-      if constexpr (D == 3) {
-        const T a[3] = {rows[0][0][k], rows[0][1][k], rows[0][2][k]}, b[3] = {rows[1][0][k], rows[1][1][k], rows[1][2][k]};
-        cofactor_column(a, b, cofactor);
-      } else {
-        const T a[2] = {rows[0][0][k], rows[0][1][k]};
-        cofactor_column(a, d == 0 ? T(1) : T(-1), cofactor);
-      }
-      visit(k, cofactor);
-    }
+  // The columns that cof[.][d] is made of.
+  void other_slopes(const T* u, int64_t i, int64_t j, int d) {
+    for (int e = 1; e < D; ++e) slopes(u, i, j, (d + e) % D);
   }
 
-  // terms[c][k] = factor * g * cof[c][d] along row (i, j).
-  void terms(const T* u, const T* g, int64_t i, int64_t j, int d, T factor) {
-    for (int e = 1; e < D; ++e) slopes(u, i, j, (d + e) % D);
-    const T* weight = g + (i * s_.size[1] + j) * nk_;
-    T* __restrict out = terms_.data();
-    cofactors(d, [&](int64_t k, const T(&cofactor)[D]) {
-      for (int c = 0; c < D; ++c) out[c * nk_ + k] = factor * weight[k] * cofactor[c];
-    });
+  // out[k] += factor * weight[k] * cof[c][d], from the columns in the buffers. One output a loop: with more the compiler gives up on vectors.
+  void add_cofactors(int c, int d, T factor, const T* weight, T* __restrict out) {
+    if constexpr (D == 3) {
+      const int p = (c + 1) % 3, q = (c + 2) % 3;
+      const T *a_p = slope((d + 1) % 3, p), *a_q = slope((d + 1) % 3, q), *b_p = slope((d + 2) % 3, p), *b_q = slope((d + 2) % 3, q);
+      for (int64_t k = 0; k < nk_; ++k) out[k] += factor * weight[k] * cofactor(a_p[k], a_q[k], b_p[k], b_q[k]);
+    } else {
+      const T signed_factor = c == d ? factor : -factor;
+      const T* other = slope(1 - d, 1 - c);
+      for (int64_t k = 0; k < nk_; ++k) out[k] += signed_factor * weight[k] * other[k];
+    }
   }
 
   const JacobianSizes& s_;
   const int64_t nk_;
-  std::vector<T> slopes_, terms_;
+  std::vector<T> slopes_, term_;
 };
 
 // Calls visit(rows, b, i, j) for every row of the batch; rows is a Rows<D, T> of its job.

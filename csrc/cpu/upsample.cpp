@@ -69,6 +69,15 @@ inline void blend(const T* __restrict low, const T* __restrict high, T fraction,
   for (int64_t k = 0; k < n; ++k) out[k] = low[k] + fraction * (high[k] - low[k]);
 }
 
+// The adjoint of blend.
+template <class T>
+inline void accumulate(const T* __restrict in, T fraction, T* __restrict low, T* __restrict high, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) {
+    low[k] += (1 - fraction) * in[k];
+    high[k] += fraction * in[k];
+  }
+}
+
 template <class T>
 inline void accumulate(const T* __restrict in, T weight, T* __restrict out, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] += weight * in[k];
@@ -158,7 +167,7 @@ void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T
       }
     }
   };
-  int64_t plane = c0 - 1;  // the coarse plane that `low` belongs to; `high` belongs to the next
+  int64_t plane = c0 - 1;  // the coarse plane that `low` belongs to; `high` belongs to the next. Tiles of planes outside [c0, c1) are dropped
   const auto advance = [&] {
     if (plane >= c0) finish(plane, low.data());
     std::swap(low, high);
@@ -167,9 +176,7 @@ void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T
   };
   for (int64_t i = axes.i.begin(c0); i < axes.i.end(c1 - 1); ++i) {
     while (plane < axes.i.low[i]) advance();
-    const T* g = in + i * call.fine[1] * nk;
-    if (plane >= c0) accumulate(g, 1 - axes.i.fraction[i], low.data(), size);
-    if (plane + 1 < c1) accumulate(g, axes.i.fraction[i], high.data(), size);
+    accumulate(in + i * call.fine[1] * nk, axes.i.fraction[i], low.data(), high.data(), size);
   }
   while (plane < c1) advance();
 }
