@@ -21,7 +21,8 @@ class Intensity:
 
 @dataclass(frozen=True)
 class AffineStage:
-    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam on local NCC or MIND, coarse to fine."""
+    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam, coarse to fine, on local NCC; where refinement takes MIND, on
+    normalised mutual information."""
 
     enabled: bool = True
     """Off: only the best start (header, centres, mass centres) is taken."""
