@@ -6,7 +6,12 @@
 #include <array>
 #include <string>
 
+#include "cpu/correlate.h"
+#include "cpu/diffusion.h"
+#include "cpu/jacobian.h"
 #include "cpu/lncc.h"
+#include "cpu/mind.h"
+#include "cpu/upsample.h"
 #include "cpu/warp.h"
 
 namespace py = pybind11;
@@ -29,11 +34,11 @@ WarpSizes warp_sizes(int dims, int64_t batch, int64_t channels, const Size3& ima
 
 template <class T>
 void define_warp(py::module_& m, const std::string& type) {
-  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
-    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
+    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
-  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
-    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
+    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
   m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
     warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
@@ -53,6 +58,56 @@ void define_lncc(py::module_& m, const std::string& type) {
     lncc<T>({at<T>(a), at<T>(b), at<T>(weight), volumes_per_weight, at<T>(map), at<T>(grad_a), at<T>(grad_b), at<double>(total), static_cast<T>(scale), volumes,
              {size[0], size[1], size[2]}, {window[0], window[1], window[2]}, static_cast<T>(eps)}, threads);
   }, Release());
+}
+
+CorrelateSizes correlate_sizes(int dims, const Size3& counts, const Size3& fixed, const Size3& moving, const Size3& search, const Size3& patch, int64_t stride, int64_t patch_stride, int metric) {
+  return {dims, counts[0], counts[1], counts[2], {fixed[0], fixed[1], fixed[2]}, {moving[0], moving[1], moving[2]}, {search[0], search[1], search[2]},
+          {patch[0], patch[1], patch[2]}, stride, patch_stride, metric};
+}
+
+template <class Stored>
+void define_correlate(py::module_& m, const std::string& type) {
+  m.def(("correlate_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
+    correlate<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<Stored>(out),
+                      correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  }, Release());
+}
+
+template <class Stored>
+void define_mind(py::module_& m, const std::string& type) {
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
+    mind_ssc<Stored>(at<arithmetic<Stored>>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_diffusion(py::module_& m, const std::string& type) {
+  m.def(("diffusion_energy_" + type).c_str(), [](Address u, Address gradient, Address energy, double scale, int64_t volumes, Size3 size, std::array<double, 3> weight, int threads) {
+    diffusion_energy<T>({at<T>(u), at<T>(gradient), at<double>(energy), static_cast<T>(scale), volumes, {size[0], size[1], size[2]},
+                         {static_cast<T>(weight[0]), static_cast<T>(weight[1]), static_cast<T>(weight[2])}}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_jacobian(py::module_& m, const std::string& type) {
+  m.def(("jacobian_determinant_" + type).c_str(), [](Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_determinant<T>(at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+  m.def(("jacobian_determinant_grad_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_determinant_grad<T>(at<T>(grad), at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_upsample(py::module_& m, const std::string& type) {
+  const auto define = [&](const char* name, void (*launch)(const UpsampleCall<T>&, int)) {
+    m.def((name + type).c_str(), [launch](Address in, Address out, Address scale, int64_t batch, int64_t channels, Size3 coarse, Size3 fine, std::array<double, 3> factor, std::array<double, 3> offset, int threads) {
+      launch({at<T>(in), at<T>(out), at<T>(scale), batch, channels, {coarse[0], coarse[1], coarse[2]}, {fine[0], fine[1], fine[2]},
+              {factor[0], factor[1], factor[2]}, {offset[0], offset[1], offset[2]}}, threads);
+    }, Release());
+  };
+  define("upsample_", upsample<T>);
+  define("upsample_adjoint_", upsample_adjoint<T>);
 }
 
 }  // namespace
@@ -80,4 +135,18 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint64_t>(m, "64");
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
+  define_correlate<float>(m, "float32");
+  define_correlate<double>(m, "float64");
+  define_correlate<float16>(m, "float16");
+  define_correlate<bfloat16>(m, "bfloat16");
+  define_mind<float>(m, "float32");
+  define_mind<double>(m, "float64");
+  define_mind<float16>(m, "float16");
+  define_mind<bfloat16>(m, "bfloat16");
+  define_diffusion<float>(m, "float32");
+  define_diffusion<double>(m, "float64");
+  define_jacobian<float>(m, "float32");
+  define_jacobian<double>(m, "float64");
+  define_upsample<float>(m, "float32");
+  define_upsample<double>(m, "float64");
 }

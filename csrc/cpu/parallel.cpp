@@ -47,7 +47,6 @@ class Pool {
       int index = static_cast<int>(threads_.size());
       threads_.emplace_back([this, index] { serve(index); });
     }
-    batch.running.store(helpers);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       batch_ = &batch;
@@ -56,7 +55,15 @@ class Pool {
     }
     wake_.notify_all();
     batch.work();
-    while (batch.running.load(std::memory_order_acquire) > 0) REGKIT_PAUSE();
+    {
+      // All jobs are taken: a helper that has not come yet (the cores may be busy elsewhere) is not waited for.
+      std::lock_guard<std::mutex> lock(mutex_);
+      batch_ = nullptr;
+    }
+    for (int spin = 0; batch.running.load(std::memory_order_acquire) > 0; ++spin) {
+      if (spin < kSpins) REGKIT_PAUSE();
+      else std::this_thread::yield();
+    }
   }
 
  private:
@@ -73,6 +80,7 @@ class Pool {
         wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
         seen = generation_.load(std::memory_order_relaxed);
         batch = index < wanted_ ? batch_ : nullptr;
+        if (batch) batch->running.fetch_add(1, std::memory_order_relaxed);
       }
       if (!batch) continue;
       batch->work();

@@ -4,7 +4,24 @@ Displacements are (B, D, *spatial) in voxels, component d along array axis d, pu
 """
 
 from regkit.ops.backends import available, backend
+from regkit.ops.compose import compose
+from regkit.ops.correlate import correlate_keypoints
+from regkit.ops.diffusion import diffusion_energy
+from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.lncc import lncc
+from regkit.ops.mind import mind_ssc
+from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
 
-__all__ = ["available", "backend", "lncc", "warp"]
+__all__ = [
+    "available",
+    "backend",
+    "compose",
+    "correlate_keypoints",
+    "diffusion_energy",
+    "jacobian_determinant",
+    "lncc",
+    "mind_ssc",
+    "upsample",
+    "warp",
+]

@@ -1,5 +1,7 @@
 """Checks shared by the ops. Messages name the argument, what came and what is needed."""
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -42,3 +44,16 @@ def choice(value: str, name: str, allowed: tuple[str, ...]) -> int:
 def odd_window(window: int, name: str = "window") -> None:
     if window < 1 or window % 2 == 0:
         raise ValueError(f"{name} must be a positive odd number of voxels, but came as {window}")
+
+
+def at_least(value: int, name: str, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, but came as {value}")
+def per_axis(value: float | Sequence[float], name: str, count: int, what: str = "spatial axis") -> list[float]:
+    """One number, or one for each axis -> a list of `count` floats."""
+    if isinstance(value, (int, float)):
+        return [float(value)] * count
+    values = [float(v) for v in value]
+    if len(values) != count:
+        raise ValueError(f"{name} must be one number or one for each {what} ({count}), but came as {tuple(values)}")
+    return values

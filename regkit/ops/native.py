@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -35,8 +36,8 @@ def address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def sizes(spatial: torch.Size | tuple[int, ...], missing: int = 1) -> tuple[int, int, int]:
-    """Spatial sizes as (i, j, k), 2-D ones with `missing` for i."""
+def sizes(spatial: Sequence, missing: float = 1) -> tuple:
+    """Spatial sizes (or other numbers, one an axis) as (i, j, k), 2-D ones with `missing` for i."""
     return (missing,) * (3 - len(spatial)) + tuple(spatial)
 
 

@@ -72,7 +72,7 @@ def _cpp(image, displacement, padding, fill):
     m, u = image.to(dtype).contiguous(), displacement.to(dtype).contiguous()
     out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
     native.function("warp", dtype)(
-        native.address(m), native.address(u), native.address(out), *_geometry(image, displacement), padding, fill, torch.get_num_threads()
+        native.address(m), native.address(u), native.address(out), *_geometry(image, displacement), padding, fill, False, torch.get_num_threads()
     )
     return out.to(image.dtype)
 
@@ -89,7 +89,7 @@ def _cpp_backward(grad, image, displacement, padding, fill, need_image, need_dis
     if need_displacement:
         m, out = image.to(dtype).contiguous(), torch.empty_like(u)
         native.function("warp_grad_displacement", dtype)(
-            native.address(g), native.address(m), native.address(u), native.address(out), *geometry, padding, fill, threads
+            native.address(g), native.address(m), native.address(u), native.address(out), *geometry, padding, fill, False, threads
         )
         grad_u = out.to(displacement.dtype)
     return grad_image, grad_u

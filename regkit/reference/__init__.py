@@ -1,6 +1,30 @@
 """Every op in plain torch: the specification. Slow, readable, on any device; same names and arguments as the torch.ops.regkit ops."""
 
+from regkit.reference.compose import compose, compose_backward
+from regkit.reference.correlate import correlate_keypoints, correlate_keypoints_backward
+from regkit.reference.diffusion import diffusion_energy
+from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
+from regkit.reference.mind import mind_ssc, mind_ssc_backward
+from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
 
-__all__ = ["lncc", "lncc_map", "lncc_map_backward", "warp", "warp_backward", "warp_nearest"]
+__all__ = [
+    "compose",
+    "compose_backward",
+    "correlate_keypoints",
+    "correlate_keypoints_backward",
+    "diffusion_energy",
+    "jacobian_determinant",
+    "jacobian_determinant_backward",
+    "lncc",
+    "lncc_map",
+    "lncc_map_backward",
+    "mind_ssc",
+    "mind_ssc_backward",
+    "upsample",
+    "upsample_backward",
+    "warp",
+    "warp_backward",
+    "warp_nearest",
+]

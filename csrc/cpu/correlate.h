@@ -1,0 +1,23 @@
+// Similarity of the patch around each keypoint to the patches around displaced positions of the moving image, and its derivatives. Pointers are to
+// contiguous arrays; sizes are (i, j, k), 2-D features have i = 1 and radius 0 along i.
+#pragma once
+#include <cstdint>
+
+#include "cpu/storage.h"
+
+namespace regkit {
+
+struct CorrelateSizes {
+  int dims;                      // coordinates of a position: 2 or 3
+  int64_t batch, channels, keypoints;
+  int64_t fixed[3], moving[3];   // spatial sizes of the features
+  int64_t search_radius[3], patch_radius[3];
+  int64_t stride, patch_stride;  // voxels between displacements, between the samples of a patch
+  int metric;                    // core/correlate.h
+};
+
+// keypoints, centers: (batch, keypoints, dims) voxels. out: (batch, keypoints, displacements), first axis slowest.
+template <class Stored>
+void correlate(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, Stored* out, const CorrelateSizes& sizes, int threads);
+
+}  // namespace regkit

@@ -1,0 +1,148 @@
+// What the correlation kernels of one keypoint work on: the window of the moving image that its search reads, gathered into scratch.
+//
+// Along one axis, displacement stride*a (|a| <= r) and patch offset o = patch_stride*q (|q| <= R) read position stride*a + o. With o = stride*shift + phase,
+// 0 <= phase < stride, all displacements of one patch sample are consecutive cells of the lattice `stride*t + phase`. The window of a phase is that
+// lattice, so that a patch sample is a shift into it, whatever the two strides; strides that divide each other's way have one phase.
+//
+// Displacements are addressed at the window's pitch: cell (a, b, c) of the search at (a*W1 + b)*W2 + c. A patch sample is then one constant offset, and
+// loops run over whole planes at once; the few cells between the rows' ends come out as garbage, which is cheaper than ending vectors at each row.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/correlate.h"
+#include "cpu/lanes.h"
+
+namespace regkit {
+
+struct Tap {
+  int64_t patch, shift;  // which sample of the patch, its offset in the window
+};
+
+struct Phase {
+  int64_t offset[3];
+  std::vector<Tap> taps;
+};
+
+struct SearchLayout {
+  int64_t search[3], window[3], first[3];  // cells of the search and the window; lattice index of the window's first cell
+  int64_t stride, patch_stride, patch_radius[3];
+  int64_t patch_count, displacements, window_size;
+  int64_t planes, length;  // the search as `planes` runs of `length` cells at the window's pitch
+  std::vector<Phase> phases;
+
+  explicit SearchLayout(const CorrelateSizes& s) : stride(s.stride), patch_stride(s.patch_stride) {
+    std::vector<int64_t> phase_of[3], shift_of[3], offsets[3];
+    for (int d = 0; d < 3; ++d) {
+      patch_radius[d] = s.patch_radius[d];
+      search[d] = 2 * s.search_radius[d] + 1;
+      for (int64_t q = -patch_radius[d]; q <= patch_radius[d]; ++q) {
+        const int64_t o = q * patch_stride, phase = ((o % stride) + stride) % stride;
+        phase_of[d].push_back(phase);
+        shift_of[d].push_back((o - phase) / stride);
+        if (std::find(offsets[d].begin(), offsets[d].end(), phase) == offsets[d].end()) offsets[d].push_back(phase);
+      }
+      const int64_t lowest = shift_of[d].front(), span = shift_of[d].back() - lowest;
+      for (int64_t& shift : shift_of[d]) shift -= lowest;
+      window[d] = search[d] + span;
+      first[d] = lowest - s.search_radius[d];
+    }
+    patch_count = static_cast<int64_t>(phase_of[0].size() * phase_of[1].size() * phase_of[2].size());
+    displacements = search[0] * search[1] * search[2];
+    window_size = window[0] * window[1] * window[2];
+    const bool gapless = window[1] == search[1] && window[2] == search[2];
+    planes = gapless ? 1 : search[0];
+    length = gapless ? displacements : (search[1] - 1) * window[2] + search[2];
+    for (int64_t pi : offsets[0])
+      for (int64_t pj : offsets[1])
+        for (int64_t pk : offsets[2]) {
+          Phase phase{{pi, pj, pk}, {}};
+          int64_t patch = 0;
+          for (size_t i = 0; i < phase_of[0].size(); ++i)
+            for (size_t j = 0; j < phase_of[1].size(); ++j)
+              for (size_t k = 0; k < phase_of[2].size(); ++k, ++patch)
+                if (phase_of[0][i] == pi && phase_of[1][j] == pj && phase_of[2][k] == pk)
+                  phase.taps.push_back({patch, (shift_of[0][i] * window[1] + shift_of[1][j]) * window[2] + shift_of[2][k]});
+          phases.push_back(std::move(phase));
+        }
+  }
+
+  int64_t plane_cells() const { return window[1] * window[2]; }
+};
+
+inline int64_t clamp_index(int64_t x, int64_t n) { return x < 0 ? 0 : (x < n ? x : n - 1); }
+
+// The position of a keypoint as (i, j, k); i = 0 in 2-D.
+struct Position {
+  int64_t at[3] = {0, 0, 0};
+  Position(const int64_t* coordinates, int dims) { std::copy_n(coordinates, dims, at + 3 - dims); }
+};
+
+// Keypoints in the order of the cells of 8^3 voxels that their centres lie in: neighbours read the same cache lines one after the other.
+inline std::vector<int64_t> by_locality(const int64_t* centers, const CorrelateSizes& s) {
+  struct Entry {
+    int64_t key[4], index;
+    bool operator<(const Entry& other) const {
+      for (int d = 0; d < 4; ++d)
+        if (key[d] != other.key[d]) return key[d] < other.key[d];
+      return index < other.index;
+    }
+  };
+  std::vector<Entry> entries(s.batch * s.keypoints);
+  for (int64_t n = 0; n < s.batch * s.keypoints; ++n) {
+    const Position p(centers + n * s.dims, s.dims);
+    entries[n] = {{n / s.keypoints, p.at[0] >> 3, p.at[1] >> 3, p.at[2] >> 3}, n};
+  }
+  std::sort(entries.begin(), entries.end());
+  std::vector<int64_t> order(entries.size());
+  std::transform(entries.begin(), entries.end(), order.begin(), [](const Entry& e) { return e.index; });
+  return order;
+}
+
+// Copies n values; may write up to a vector more. `end` is the end of the array that source lies in.
+template <class Stored>
+inline void copy_row(const Stored* source, const Stored* end, arithmetic<Stored>* target, int64_t n) {
+  using T = arithmetic<Stored>;
+  if constexpr (std::is_same_v<Stored, T>) {
+    if (end - source >= n + kLaneCount<T>) {
+      for (int64_t k = 0; k < n; k += kLaneCount<T>) store_lanes(target + k, load_lanes(source + k));
+      return;
+    }
+  }
+  for (int64_t k = 0; k < n; ++k) target[k] = load(source[k]);
+}
+
+// Gathers planes [begin, end) of the window of one phase around `center` from one channel; cells outside the image repeat its border.
+// Rows are written in ascending order, up to a vector beyond the last.
+template <class Stored>
+void gather_window(const SearchLayout& layout, const Phase& phase, const Stored* channel, const Stored* array_end, const int64_t* size, const Position& center,
+                   int64_t begin, int64_t end, arithmetic<Stored>* target) {
+  const int64_t stride = layout.stride, nk = layout.window[2];
+  int64_t start[3];
+  for (int d = 0; d < 3; ++d) start[d] = center.at[d] + stride * layout.first[d] + phase.offset[d];
+  const bool consecutive = stride == 1 && start[2] >= 0 && start[2] + nk <= size[2];
+  for (int64_t i = begin; i < end; ++i) {
+    const Stored* plane = channel + clamp_index(start[0] + stride * i, size[0]) * size[1] * size[2];
+    for (int64_t j = 0; j < layout.window[1]; ++j, target += nk) {
+      const Stored* row = plane + clamp_index(start[1] + stride * j, size[1]) * size[2];
+      if (consecutive) copy_row(row + start[2], array_end, target, nk);
+      else
+        for (int64_t k = 0; k < nk; ++k) target[k] = load(row[clamp_index(start[2] + stride * k, size[2])]);
+    }
+  }
+}
+
+// The fixed patch around a keypoint: `channels` times patch_count values.
+template <class Stored>
+void gather_patch(const SearchLayout& layout, const Stored* fixed, int64_t channels, const int64_t* size, const Position& keypoint, arithmetic<Stored>* target) {
+  const int64_t step = layout.patch_stride, *r = layout.patch_radius;
+  for (int64_t c = 0; c < channels; ++c, fixed += size[0] * size[1] * size[2])
+    for (int64_t i = -r[0]; i <= r[0]; ++i)
+      for (int64_t j = -r[1]; j <= r[1]; ++j) {
+        const Stored* row = fixed + (clamp_index(keypoint.at[0] + step * i, size[0]) * size[1] + clamp_index(keypoint.at[1] + step * j, size[1])) * size[2];
+        for (int64_t k = -r[2]; k <= r[2]; ++k) *target++ = load(row[clamp_index(keypoint.at[2] + step * k, size[2])]);
+      }
+}
+
+}  // namespace regkit

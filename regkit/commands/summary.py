@@ -1,0 +1,24 @@
+"""The few lines that end a registration on the command line."""
+
+from typing import Any
+
+from regkit.report.tables import metric, number, percent
+
+
+def summary(result: Any) -> list[str]:
+    """Time, similarity, folds and inverse consistency of a Result, then its warnings."""
+    record = result.record
+    how = f"{record.device}, {record.threads} threads, peak {record.peak_memory_mb:.0f} MB"
+    lines = [f"registered in {sum(record.seconds.values()):.1f} s ({how})"]
+    found = []
+    before, after = metric(record.metrics, "similarity_before"), metric(record.metrics, "similarity_after")
+    if before is not None and after is not None:
+        found.append(f"similarity {number(before, 3)} before, {number(after, 3)} after")
+    folds, inverse = metric(record.metrics, "folds"), metric(record.metrics, "inverse_consistency_mm.mean")
+    if folds is not None:
+        found.append(f"folded voxels {percent(folds)}")
+    if inverse is not None:
+        found.append(f"inverse consistency {inverse:.2g} mm")
+    if found:
+        lines.append(", ".join(found))
+    return lines + [f"warning: {warning}" for warning in record.warnings]

@@ -1,0 +1,158 @@
+"""Initial alignment: several starts, ranked on a coarse grid, then 12 parameters (6 in 2-D) by gradient descent, coarse to fine.
+
+The transform is T0 C (I + P) C^-1 with C the shift to the fixed scan's centre and T0 the start: rotation, scale and shear about the centre of the
+patient move the image as little as they can, and one step size fits all entries of P once translations are counted in units of the scan's radius.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from regkit import ops
+from regkit.geometry import Affine, Grid, Image
+from regkit.registration.config import Config
+from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
+from regkit.registration.progress import Progress
+
+SCREENED = 15  # iterations that every start gets before the best goes on
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Start:
+    name: str
+    matrix: np.ndarray  # (D+1, D+1), fixed world to moving world
+
+
+def mass_center(scan: Scan) -> np.ndarray:
+    """World point: centre of the mask, or of the intensities above background."""
+    data = scan.foreground() if scan.mask is not None else scan.image.data
+    return scan.image.grid.to_world(np.asarray(ndimage.center_of_mass(data))[None])[0]
+
+
+def starts(fixed: Scan, moving: Scan, choice: str) -> list[Start]:
+    """Header, centres of the boxes and mass centres; around the latter, small rotations and scales."""
+    dims = fixed.image.ndim
+    header = Start("header", np.eye(dims + 1))
+    if choice == "header":
+        return [header]
+    found = [header]
+    masses = mass_center(fixed), mass_center(moving)
+    for name, (a, b) in {"centres": (fixed.image.grid.center, moving.image.grid.center), "mass centres": masses}.items():
+        found.append(Start(name, _about(np.eye(dims), a, b)))
+    for rotation in _rotations(dims):
+        found.append(Start("mass centres, turned", _about(rotation, *masses)))
+    for scale in (0.85, 1.15):
+        found.append(Start(f"mass centres, scaled {scale}", _about(scale * np.eye(dims), *masses)))
+    return found
+
+
+def _about(linear: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """x -> b + linear (x - a)."""
+    matrix = np.eye(len(a) + 1)
+    matrix[:-1, :-1] = linear
+    matrix[:-1, -1] = b - linear @ a
+    return matrix
+
+
+def _rotations(dims: int, degrees: float = 15.0) -> list[np.ndarray]:
+    if dims == 2:
+        return [Rotation.from_euler("z", sign * degrees, degrees=True).as_matrix()[:2, :2] for sign in (-1, 1)]
+    return [Rotation.from_euler(axis, sign * degrees, degrees=True).as_matrix() for axis, sign in product("xyz", (-1, 1))]
+
+
+class _Level:
+    """Fixed and moving scan at one resolution, and the loss of a world matrix."""
+
+    def __init__(self, fixed: Scan, moving: Scan, grid: Grid, config: Config):
+        self.grid = grid
+        spacing = float(np.mean(grid.spacing))
+        self.moving_grid = moving.image.grid.with_spacing([max(spacing, s) for s in moving.image.grid.spacing])
+        self.fixed, self.moving = on_grid(fixed.image, grid), on_grid(moving.image, self.moving_grid)
+        weigh = config.use_masks == "weight"
+        self.weight = coverage(fixed, grid, None, weigh)
+        self.moving_weight = torch.ones_like(self.moving) if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
+        index = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in grid.shape], indexing="ij")
+        self.index = torch.from_numpy(np.stack(index)).reshape(grid.ndim, -1)
+        self.window = config.affine.window
+        self.eps = config.refine.noise**2 * self.window**grid.ndim
+        self.mind = config.refine.similarity == "mind"
+        if self.mind:
+            self.fixed, self.moving = ops.mind_ssc(self.fixed), ops.mind_ssc(self.moving)
+
+    def displacement(self, matrix: torch.Tensor) -> torch.Tensor:
+        """(1, D, *shape) voxels, from fixed grid index to moving grid index, of a world matrix."""
+        dims = self.grid.ndim
+        to_index = torch.from_numpy(np.linalg.inv(self.moving_grid.affine)) @ matrix @ torch.tensor(self.grid.affine)
+        change = (to_index - torch.eye(dims + 1, dtype=torch.float64)).float()
+        return (change[:dims, :dims] @ self.index + change[:dims, dims:]).reshape(1, dims, *self.grid.shape)
+
+    def loss(self, matrix: torch.Tensor) -> torch.Tensor:
+        u = self.displacement(matrix)
+        moved = ops.warp(self.moving, u, padding="border")
+        with torch.no_grad():
+            weight = ops.warp(self.moving_weight, u, mode="nearest")
+            weight = weight if self.weight is None else weight * self.weight
+            # A start that shows little of the moving scan must not win by what little it shows.
+            seen = float(weight.mean() / (1 if self.weight is None else self.weight.mean()))
+        if seen < 0.1:
+            return 1.0 - seen + 0.0 * u.sum()
+        if self.mind:
+            return ((moved - self.fixed).square().mean(1, keepdim=True) * weight).sum() / weight.sum() + 0.05 * (1 - seen)
+        return 1 - ops.lncc(moved, self.fixed, window=self.window, weight=weight, eps=self.eps) * min(1.0, seen + 0.5)
+
+
+def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progress: Progress) -> tuple[Affine, str, list[float]]:
+    """The affine (fixed world to moving world), the name of the start that won, and the loss of every iteration."""
+    stage = config.affine
+    dims, center, radius = grid.ndim, mass_center(fixed), float(np.linalg.norm(np.asarray(grid.spacing) * grid.shape) / 4)
+    levels = [level_grid(grid, max(1.0, (np.prod(grid.shape) / voxels) ** (1 / dims))) for voxels in stage.voxels]
+    level = _Level(fixed, moving, levels[0], config)
+    candidates = [(start, torch.zeros(dims, dims + 1)) for start in starts(fixed, moving, stage.starts)]
+    curve: list[float] = []
+
+    def descend(level: _Level, start: Start, parameters: torch.Tensor, iterations: int, step: float, record: bool):
+        p = parameters.clone().requires_grad_()
+        optimiser = torch.optim.Adam([p], lr=step, betas=(0.9, 0.99))
+        for i in range(iterations):
+            optimiser.zero_grad()
+            loss = level.loss(_matrix(start.matrix, p, center, radius))
+            loss.backward()
+            optimiser.step()
+            if record:
+                curve.append(float(loss.detach()))
+                progress("affine", len(curve) / max(1, total))
+        with torch.no_grad():
+            return p.detach(), float(level.loss(_matrix(start.matrix, p, center, radius)))
+
+    total = sum(stage.iterations)
+    if not stage.enabled:
+        losses = [float(level.loss(torch.from_numpy(start.matrix))) for start, _ in candidates]
+        best = candidates[int(np.argmin(losses))][0]
+        return Affine(best.matrix), best.name, losses
+    screened = []
+    for n, (start, p) in enumerate(candidates):
+        screened.append((*descend(level, start, p, SCREENED, stage.step, False), start))
+        progress("start", (n + 1) / len(candidates))
+    screened.sort(key=lambda item: item[1])
+    finalists = [(start, *descend(level, start, p, stage.iterations[0] if KEPT > 1 else 0, stage.step, n == 0)) for n, (p, _, start) in enumerate(screened[:KEPT])]
+    start, p, _ = min(finalists, key=lambda item: item[2])
+    for grid_, iterations in zip(levels[1:], stage.iterations[1:]):
+        p, _ = descend(_Level(fixed, moving, grid_, config), start, p, iterations, stage.step / 2, True)
+    return Affine(_matrix(start.matrix, p, center, radius).detach().numpy()), start.name, curve
+
+
+def _matrix(start: np.ndarray, parameters: torch.Tensor, center: np.ndarray, radius: float) -> torch.Tensor:
+    dims = len(center)
+    shift = torch.eye(dims + 1, dtype=torch.float64)
+    shift[:dims, dims] = torch.from_numpy(center)
+    scale = torch.ones(dims + 1, dtype=torch.float64)
+    scale[dims] = radius
+    change = torch.cat([parameters.double() * scale, torch.zeros(1, dims + 1, dtype=torch.float64)]) + torch.eye(dims + 1, dtype=torch.float64)
+    back = shift.clone()
+    back[:dims, dims] *= -1
+    return torch.from_numpy(start) @ shift @ change @ back

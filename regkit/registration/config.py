@@ -1,0 +1,135 @@
+"""What a registration does, as frozen dataclasses: the one source of the options of the library, the command line and --config files.
+
+Lengths are in voxels of the working grid (see prepare.py) unless a name says mm, so that one preset serves images of any size. Sequences hold one
+value per resolution level, coarse to fine.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from regkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How grey values become numbers between 0 and 1."""
+
+    window: tuple[float, float] | None = None
+    """Fixed limits (Hounsfield units of CT); else the percentiles below, of what is not background."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class AffineStage:
+    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam on local NCC or MIND, coarse to fine."""
+
+    enabled: bool = True
+    """Off: only the best start (header, centres, mass centres) is taken."""
+    starts: Literal["header", "all"] = "all"
+    """header: trust the files' positions. all: also centres and mass centres, each with small rotations and scales."""
+    voxels: tuple[int, ...] = (30_000, 250_000)
+    """Size of the grid at each level."""
+    iterations: tuple[int, ...] = (80, 50)
+    window: int = 7
+    step: float = 0.02
+
+
+@dataclass(frozen=True)
+class EmbeddingStage:
+    """Displacement embedding (Hansen & Heinrich 2020): large motion from keypoints, cost volumes, PCA, graph diffusion and soft-min."""
+
+    enabled: bool = True
+    keypoints: int = 1500
+    spread: int = 7
+    """Non-maximum suppression of keypoints: window in voxels."""
+    stride: int = 2
+    """Features and displacements are on every stride-th voxel."""
+    search_radius: int = 10
+    """10: 21^3 displacements of `stride` voxels."""
+    patch_radius: int = 1
+    mind_radius: int = 1
+    mind_dilation: int = 2
+    dimensions: int = 256
+    """Of the PCA embedding, fitted on this pair's cost volumes."""
+    neighbours: int = 15
+    """Of each keypoint in the graph."""
+    diffusion: float = 1.0
+    """Weight of the graph Laplacian: (I + diffusion L)^-1."""
+    sharpness: float = 20.0
+    """Soft-min: softmax(-sharpness * cost)."""
+    densify: Literal["tps", "splat"] = "splat"
+    smoothing: float = 0.1
+    """Of the thin-plate spline."""
+
+
+@dataclass(frozen=True)
+class RefineStage:
+    """Instance optimisation of a dense field by Adam, coarse to fine."""
+
+    similarity: Literal["lncc", "mind"] = "lncc"
+    shrink: tuple[float, ...] = (4.0, 2.0, 1.0)
+    """Voxel size of each level over the working grid's."""
+    iterations: tuple[int, ...] = (60, 80, 40)
+    window: tuple[int, ...] = (5, 5, 5)
+    """Of local NCC, odd."""
+    smoothness: tuple[float, ...] = (2.0, 2.0, 1.0)
+    """Weight of the diffusion energy."""
+    step: tuple[float, ...] = (0.2, 0.1, 0.1)
+    """Adam's step in voxels of the level."""
+    noise: float = 0.01
+    """Contrast (of intensities in 0..1) below which a window counts as flat."""
+    diffeomorphic: bool = False
+    """Optimise a stationary velocity field; the displacement is its exponential."""
+    remove_folds: bool = True
+    """Smooth the field where it folds, until it doesn't."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A registration's options; `PRESETS` holds the named ones."""
+
+    preset: str = "generic"
+    """The name this started from."""
+    spacing_mm: float | None = None
+    """Voxel size of the working grid; by default the geometric mean of the fixed scan's."""
+    max_voxels: int = 8_000_000
+    """The working grid is made coarser where it would have more."""
+    margin: int = 8
+    """Kept around the foreground or mask, in working voxels."""
+    use_masks: Literal["weight", "start"] = "weight"
+    """weight: only the masks' voxels count. start: masks are used for the start and the region only."""
+    intensity: Intensity = Intensity()
+    affine: AffineStage = AffineStage()
+    embedding: EmbeddingStage = EmbeddingStage()
+    refine: RefineStage = RefineStage()
+
+    def __post_init__(self):
+        levels = {name: len(getattr(self.refine, name)) for name in ("shrink", "iterations", "window", "smoothness", "step")}
+        if len(set(levels.values())) > 1:
+            raise UsageError("refine: " + ", ".join(f"{n} has {k}" for n, k in levels.items()) + " levels; give each the same number")
+        if len(self.affine.voxels) != len(self.affine.iterations):
+            raise UsageError(f"affine: voxels has {len(self.affine.voxels)} levels and iterations {len(self.affine.iterations)}; give both the same number")
+        if any(w < 1 or w % 2 == 0 for w in (*self.refine.window, self.affine.window)):
+            raise UsageError(f"windows must be odd: refine.window is {self.refine.window}, affine.window {self.affine.window}")
+        if min(self.refine.shrink, default=1) < 1:
+            raise UsageError(f"refine.shrink must be at least 1, but is {self.refine.shrink}")
+
+
+_NO_EMBEDDING = EmbeddingStage(enabled=False)
+_CT = Intensity(window=(-1000.0, 400.0))
+
+PRESETS: dict[str, Config] = {
+    name: replace(config, preset=name)
+    for name, config in {
+        "generic": Config(),
+        "ct-lung": Config(intensity=_CT, max_voxels=6_000_000),
+        "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0)), max_voxels=6_000_000),
+        "mr-brain": Config(embedding=_NO_EMBEDDING),
+        "xray": Config(
+            embedding=_NO_EMBEDDING,
+            affine=AffineStage(voxels=(1000, 4000), window=9),
+            refine=RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(2.0, 2.0, 2.0), step=(0.2, 0.2, 0.2)),
+        ),
+        "multimodal": Config(refine=RefineStage(similarity="mind", shrink=(4.0, 2.0), iterations=(80, 80), window=(5, 5), smoothness=(0.5, 0.5), step=(0.2, 0.1))),
+    }.items()
+}

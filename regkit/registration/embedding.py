@@ -1,0 +1,73 @@
+"""Displacement embedding (Hansen & Heinrich, MIDL 2020): large motion in one pass.
+
+At keypoints of the fixed scan the MIND-SSC features are compared with those of the moving scan at all displacements of a search cube. The cost volumes
+(N, L) are mapped to d numbers each by a PCA fitted on this pair, E = (C - mu) V; diffusion over the keypoint graph, (I + lambda L)^-1 E,
+lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from regkit import ops
+from regkit.errors import InputError
+from regkit.features import foerstner_keypoints, laplacian_system, neighbour_graph
+from regkit.registration.config import EmbeddingStage
+from regkit.registration.densify import splat, thin_plate_spline
+
+FEWEST = 10  # keypoints below which the stage has nothing to hold on to
+
+
+def cost_volumes(fixed: torch.Tensor, moving: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:
+    """(N, L) dissimilarities of MIND-SSC patches, L = (2 search_radius + 1)^D displacements, first axis slowest."""
+    pool = F.avg_pool3d if fixed.dim() == 5 else F.avg_pool2d
+    features = [pool(ops.mind_ssc(x, radius=stage.mind_radius, dilation=stage.mind_dilation), stage.stride) for x in (fixed, moving)]
+    at = torch.div(keypoints, stage.stride, rounding_mode="floor")[None]
+    return ops.correlate_keypoints(*features, at, search_radius=stage.search_radius, patch_radius=stage.patch_radius)[0]
+
+
+def pca(cost: torch.Tensor, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (L,) and the first right singular vectors (L, d) of the centred rows, by the N x N Gram matrix, the smaller of the two."""
+    mean = cost.mean(0)
+    centred = cost - mean
+    values, vectors = torch.linalg.eigh((centred @ centred.T).double())
+    d = min(dimensions, int((values > values[-1] * 1e-10).sum()))
+    values, vectors = values[-d:], vectors[:, -d:]
+    return mean, centred.T @ (vectors / values.sqrt()).float()
+
+
+def displacements(reach: int, dims: int) -> torch.Tensor:
+    """(L, D) displacements of the search cube in steps, first axis slowest."""
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(*[steps] * dims, indexing="ij"), -1).reshape(-1, dims)
+
+
+def decode(cost: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage, dims: int) -> torch.Tensor:
+    """(N, D) displacements in voxels from the cost volumes: embedding, diffusion, soft-min."""
+    mean, basis = pca(cost, stage.dimensions)
+    embedding = (cost - mean) @ basis
+    if stage.diffusion > 0:
+        system = laplacian_system(neighbour_graph(keypoints, stage.neighbours), stage.diffusion)
+        embedding = torch.cholesky_solve(embedding, torch.linalg.cholesky(system))
+    smooth = torch.addmm(mean, embedding, basis.T)
+    return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims) * stage.stride
+
+
+def embed(fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, stage: EmbeddingStage) -> tuple[torch.Tensor, dict[str, float]]:
+    """A dense displacement (1, D, *spatial) in voxels between two images (1, 1, *spatial) on one grid, and what there is to say of it.
+
+    mask (1, 1, *spatial): where keypoints may lie, or None.
+
+    Raises InputError when the fixed scan has too few keypoints.
+    """
+    keypoints = foerstner_keypoints(fixed, mask, count=stage.keypoints, spread=stage.spread)
+    if len(keypoints) < FEWEST:
+        raise InputError(
+            f"the fixed scan has only {len(keypoints)} distinctive points inside its mask (at least {FEWEST} are needed); check the intensity window, or set embedding.enabled = false"
+        )
+    dims = fixed.dim() - 2
+    moved = decode(cost_volumes(fixed, moving, keypoints, stage), keypoints, stage, dims)
+    spatial = tuple(fixed.shape[2:])
+    x = keypoints.float()
+    u = splat(x, moved, spatial) if stage.densify == "splat" else thin_plate_spline(x, moved, spatial, smoothing=stage.smoothing)
+    return u, {"keypoints": len(keypoints), "median_voxels": float(moved.norm(dim=1).median()), "largest_voxels": float(np.max(moved.norm(dim=1).numpy()))}

@@ -1,0 +1,98 @@
+"""Instance optimisation: a dense displacement (or velocity) field by Adam, coarse to fine.
+
+Each level minimises  (1 - lncc(moving(x + u), fixed))  or the squared MIND difference,  + smoothness * diffusion_energy(u),  in voxels of its own grid.
+Only what both scans show counts: a weight is 0 outside the masks and where x + u leaves the moving scan.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from regkit import ops
+from regkit.geometry import Affine, Grid
+from regkit.registration.config import Config
+from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
+from regkit.registration.progress import Progress
+
+WEIGHT_EVERY = 10  # iterations between updates of the weight
+SQUARINGS = 6
+
+
+def resize(u: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """A displacement on another grid over the same box; voxel values follow the voxel size."""
+    if tuple(u.shape[2:]) == tuple(shape):
+        return u
+    mode = "trilinear" if len(shape) == 3 else "bilinear"
+    scale = torch.tensor([new / old for new, old in zip(shape, u.shape[2:])]).reshape(1, -1, *[1] * len(shape))
+    return F.interpolate(u, size=tuple(shape), mode=mode, align_corners=False) * scale
+
+
+def exponential(velocity: torch.Tensor) -> torch.Tensor:
+    """The displacement of a stationary velocity field after unit time, by scaling and squaring."""
+    u = velocity / 2**SQUARINGS
+    for _ in range(SQUARINGS):
+        u = ops.compose(u, u)
+    return u
+
+
+def refine(
+    fixed: Scan, moving: Scan, grid: Grid, affine: Affine, start: torch.Tensor | None, config: Config, progress: Progress
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """The displacement (1, D, *grid.shape) in voxels of the working grid, from there to the moving scan brought onto it by `affine`; and loss curves by level."""
+    stage = config.refine
+    field = torch.zeros(1, grid.ndim, *grid.shape) if start is None else start
+    curves: dict[str, list[float]] = {}
+    done, total = 0, sum(stage.iterations)
+    for n, (shrink, iterations) in enumerate(zip(stage.shrink, stage.iterations)):
+        level = level_grid(grid, shrink)
+        problem = _Problem(fixed, moving, level, affine, config, n)
+        parameters = resize(field, level.shape).clone().requires_grad_()
+        optimiser = torch.optim.Adam([parameters], lr=stage.step[n], betas=(0.9, 0.99), fused=True)
+        curve = curves[f"level {n + 1}"] = []
+        for i in range(iterations):
+            if i % WEIGHT_EVERY == 0:
+                problem.update_weight(parameters.detach())
+            loss = problem.loss(parameters)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            curve.append(float(loss.detach()))
+            done += 1
+            progress("refine", done / total, f"level {n + 1}, loss {curve[-1]:.4f}")
+        field = parameters.detach()
+    field = exponential(field) if stage.diffeomorphic else field
+    return resize(field, grid.shape), curves
+
+
+class _Problem:
+    """The images of one level and their loss."""
+
+    def __init__(self, fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, level: int):
+        stage = config.refine
+        self.fixed, self.moving = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
+        self.mind, self.diffeomorphic = stage.similarity == "mind", stage.diffeomorphic
+        if self.mind:
+            self.fixed, self.moving = ops.mind_ssc(self.fixed), ops.mind_ssc(self.moving)
+        weigh = config.use_masks == "weight"
+        self.fixed_weight, self.moving_weight = coverage(fixed, grid, None, weigh), coverage(moving, grid, affine, weigh)
+        self.weight: torch.Tensor | None = None
+        self.window, self.smoothness = stage.window[level], stage.smoothness[level]
+        self.eps = stage.noise**2 * self.window**grid.ndim
+
+    def update_weight(self, field: torch.Tensor) -> None:
+        self.weight = self.fixed_weight
+        if self.moving_weight is not None:
+            u = exponential(field) if self.diffeomorphic else field
+            seen = ops.warp(self.moving_weight, u, mode="nearest", padding="border")
+            self.weight = seen if self.fixed_weight is None else seen * self.fixed_weight
+            if not bool(self.weight.any()):
+                self.weight = self.fixed_weight
+
+    def loss(self, field: torch.Tensor) -> torch.Tensor:
+        u = exponential(field) if self.diffeomorphic else field
+        moved = ops.warp(self.moving, u, padding="border")
+        if self.mind:
+            difference = (moved - self.fixed).square().mean(1, keepdim=True)
+            similarity = difference.mean() if self.weight is None else (difference * self.weight).sum() / self.weight.sum()
+        else:
+            similarity = 1 - ops.lncc(moved, self.fixed, window=self.window, weight=self.weight, eps=self.eps)
+        return similarity + self.smoothness * ops.diffusion_energy(field)
