@@ -15,8 +15,8 @@ struct UpsampleTap {
 inline UpsampleTap upsample_tap(int64_t x, int64_t coarse, double factor, double offset) {
   const double last = static_cast<double>(coarse - 1), raw = (static_cast<double>(x) - offset) / factor;
   const double c = raw > 0 ? (raw < last ? raw : last) : 0;
-  const double low = coarse > 1 ? std::fmin(std::floor(c), last - 1) : 0;
-  return {static_cast<int32_t>(low), static_cast<int32_t>(coarse > 1 ? low + 1 : 0), c - low};
+  const double low = std::floor(c);
+  return {static_cast<int32_t>(low), static_cast<int32_t>(low < last ? low + 1 : last), c - low};
 }
 
 }  // namespace regkit
