@@ -1,6 +1,7 @@
 // Linear resampling along one axis: which two coarse samples a fine index reads.
 //
-// Fine index x reads the coarse coordinate c = (x - offset) / factor, clamped to [0, n - 1]:  out(x) = (1 - f) in(low) + f in(high), f = c - low.
+// Fine index x reads the coarse coordinate c = (x - offset) / factor, clamped to [0, n - 1]:
+//   out(x) = (1 - f) in(low) + f in(high),   low = floor(c),   high = min(low + 1, n - 1),   f = c - low
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -1,8 +1,10 @@
-// Jacobian determinant on the CPU. Bytes a voxel (3-D, float32): forward 12 + 4; backward 12 + 4 + 12, the neighbouring rows coming from cache.
+// Jacobian determinant on the CPU. Bytes a voxel (3-D, float32): forward 12 + 4; backward 12 + 4 + 12, the neighbouring rows coming from
+// cache.
 //
-// Work goes by rows along k: the differences of a row are written to small buffers (L1), then combined lane by lane. The backward gathers: the value
-// u_c(y) enters the derivatives by axis d at the two neighbours of y along d (and at y itself on the border), so a row of the gradient is the sum of
-// rows of g * cofactors taken there. Each of them needs one column of cofactors only, so recomputing costs about twice the forward and stores nothing.
+// Work goes by rows along k: the differences of a row are written to small buffers (L1), then combined lane by lane. The backward gathers:
+// the value u_c(y) enters the derivatives by axis d at the two neighbours of y along d (and at y itself on the border), so a row of the
+// gradient is the sum of rows of g * cofactors taken there. Each of them needs one column of cofactors only, so recomputing costs about
+// twice the forward and stores nothing.
 #include "jacobian.h"
 
 #include <algorithm>
@@ -95,11 +97,13 @@ class Rows {
     for (int e = 1; e < D; ++e) slopes(u, i, j, (d + e) % D);
   }
 
-  // out[k] += factor * weight[k] * cof[c][d], from the columns in the buffers. One output a loop: with more the compiler gives up on vectors.
+  // out[k] += factor * weight[k] * cof[c][d], from the columns in the buffers. One output a loop: with more the compiler gives up on
+  // vectors.
   void add_cofactors(int c, int d, T factor, const T* weight, T* __restrict out) {
     if constexpr (D == 3) {
       const int p = (c + 1) % 3, q = (c + 2) % 3;
-      const T *a_p = slope((d + 1) % 3, p), *a_q = slope((d + 1) % 3, q), *b_p = slope((d + 2) % 3, p), *b_q = slope((d + 2) % 3, q);
+      const int a = (d + 1) % 3, b = (d + 2) % 3;
+      const T *a_p = slope(a, p), *a_q = slope(a, q), *b_p = slope(b, p), *b_q = slope(b, q);
       for (int64_t k = 0; k < nk_; ++k) out[k] += factor * weight[k] * cofactor(a_p[k], a_q[k], b_p[k], b_q[k]);
     } else {
       const T signed_factor = c == d ? factor : -factor;

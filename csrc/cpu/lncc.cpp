@@ -1,15 +1,18 @@
-// Local NCC on the CPU. Reads two volumes and writes at most one gradient volume per image: 8 to 16 bytes a voxel of memory traffic; scratch is a few
-// planes per thread. The cost does not grow with the window.
+// Local NCC on the CPU. Reads two volumes and writes at most one gradient volume per image: 8 to 16 bytes a voxel of memory traffic;
+// scratch is a few planes per thread. The cost does not grow with the window.
 //
 // A job is one tile of rows (j) and one chunk of planes (i) of one volume, all of k. Marching along i it keeps, for the tile,
 //   planes   the five products summed over the window along i: plus the plane that enters, minus the plane that leaves;
 //   rows     those summed along j, in the same way, row by row;
 //   boxes    those summed along k by doubling (1, 2, 4, 8 ... neighbours), which is exact and vectorises;
-// so that lanes always run along k. With gradients, the adjoints of each plane go through the same three sums a second time, half a window behind.
-// Adjoints span many orders of magnitude (1 / variance), hence running sums of them are kept in double: what left the window leaves no trace.
-// Chunks restart the running sums, which bounds the drift. Images are shifted by their mean: without it the variance of a bright image is all rounding.
-// The zeros outside the image are -shift then. They stay out of the running sums, where they would leave rounding errors behind them, and are added to
-// each window from the number of its voxels that lie outside.
+// so that lanes always run along k. With gradients, the adjoints of each plane go through the same three sums a second time, half a window
+// behind.
+// Adjoints span many orders of magnitude (1 / variance), hence running sums of them are kept in double: what left the window leaves no
+// trace.
+// Chunks restart the running sums, which bounds the drift. Images are shifted by their mean: without it the variance of a bright image is
+// all rounding.
+// The zeros outside the image are -shift then. They stay out of the running sums, where they would leave rounding errors behind them, and
+// are added to each window from the number of its voxels that lie outside.
 #include "lncc.h"
 
 #include <algorithm>
@@ -112,7 +115,8 @@ class Sweep {
     for (int64_t row = 0; row < rows_; ++row) {
       const int64_t j = jc0_ - r_[1] + row;
       if (j < 0 || j >= n_[1]) continue;
-      T *sa = plane_row(0, row) + r_[2], *sb = plane_row(1, row) + r_[2], *saa = plane_row(2, row) + r_[2], *sbb = plane_row(3, row) + r_[2], *sab = plane_row(4, row) + r_[2];
+      const auto sums = [&](int q) { return plane_row(q, row) + r_[2]; };
+      T *sa = sums(0), *sb = sums(1), *saa = sums(2), *sbb = sums(3), *sab = sums(4);
       const T *a = a_ + (i * n_[1] + j) * n_[2], *b = b_ + (i * n_[1] + j) * n_[2];
       for (int64_t k = 0; k < n_[2]; ++k) {
         const T x = a[k] - shift_a_, y = b[k] - shift_b_, xs = sign * x, ys = sign * y;
@@ -126,7 +130,9 @@ class Sweep {
   }
 
   // How many voxels of a window centred on x lie in the image, along one axis.
-  T inside(int axis, int64_t x) const { return static_cast<T>(std::min(x + r_[axis], n_[axis] - 1) - std::max<int64_t>(x - r_[axis], 0) + 1); }
+  T inside(int axis, int64_t x) const {
+    return static_cast<T>(std::min(x + r_[axis], n_[axis] - 1) - std::max<int64_t>(x - r_[axis], 0) + 1);
+  }
 
   // Windows centred on plane i: values, and adjoints into the ring.
   double centre_plane(int64_t i) {
@@ -160,12 +166,13 @@ class Sweep {
     const T *sa = box_.data(), *sb = sa + n, *saa = sb + n, *sbb = saa + n, *sab = sbb + n;
     const T eps = call_.eps;
     T* map = work_.data();  // the row of values; adjoints go to the ring
-    const T inside_ij = inside(0, i) * inside(1, j), *inside_k = inside_k_.data(), full = static_cast<T>(call_.window[0] * call_.window[1] * call_.window[2]);
+    const T inside_ij = inside(0, i) * inside(1, j), *inside_k = inside_k_.data();
+    const T full = static_cast<T>(call_.window[0] * call_.window[1] * call_.window[2]);
     const T oa = -shift_a_, ob = -shift_b_, oaa = oa * oa, obb = ob * ob, oab = oa * ob;
     auto terms_at = [&](int64_t k) {
       const T outside = full - inside_ij * inside_k[k];
-      return lncc_terms(sa[k] + outside * oa, sb[k] + outside * ob, saa[k] + outside * oaa, sbb[k] + outside * obb, sab[k] + outside * oab, inverse_n, eps,
-                        weight_ ? weight_[voxel + k] : T(1));
+      return lncc_terms(sa[k] + outside * oa, sb[k] + outside * ob, saa[k] + outside * oaa, sbb[k] + outside * obb, sab[k] + outside * oab,
+                        inverse_n, eps, weight_ ? weight_[voxel + k] : T(1));
     };
     if (adjoints_ == 0) {
       for (int64_t k = 0; k < n; ++k) map[k] = terms_at(k).ncc;

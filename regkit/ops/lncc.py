@@ -22,10 +22,13 @@ def lncc(
 
         c = Sab - Sa Sb / n,   va = max(Saa - Sa^2 / n, 0) + eps,   vb likewise,   ncc = c^2 / (va vb)
 
-    reduction: "mean" over all voxels (weighted mean `sum(weight * ncc) / sum(weight)` if a weight is given), or "none" for the map (takes no weight).
-    Differentiable once by both images. Images are shifted by their mean before they are squared, so bright images lose no precision; the cost
-    does not grow with the window. A scalar's gradient is computed in the forward sweep: keep it out of torch.no_grad() only where it is needed.
-    The mean is float32 (float64 for float64 images), the map has a's dtype. eps is in squared intensities times voxels: scale images to about [0, 1].
+    reduction: "mean" over all voxels (weighted mean `sum(weight * ncc) / sum(weight)` if a weight is given), or "none" for the map (takes
+        no weight).
+    Differentiable once by both images. Images are shifted by their mean before they are squared, so bright images lose no precision; the
+    cost does not grow with the window. A scalar's gradient is computed in the forward sweep: keep it out of torch.no_grad() only where it
+    is needed.
+    The mean is float32 (float64 for float64 images), the map has a's dtype. eps is in squared intensities times voxels: scale images to
+    about [0, 1].
 
     Source: Avants et al. 2008; the squared form and zero padding as in VoxelMorph and MONAI (which clamp rather than add eps).
     Raises ValueError for shapes, window and options, TypeError for dtypes.
@@ -58,7 +61,8 @@ torch.library.define(
 @torch.library.register_fake("regkit::lncc")
 def _fake(a, b, weight, window, eps, need_a, need_b):
     dtype = native.working_dtype(a, b)
-    return a.new_empty((), dtype=dtype), a.new_empty(a.shape if need_a else 0, dtype=dtype), b.new_empty(b.shape if need_b else 0, dtype=dtype)
+    gradients = (a.new_empty(a.shape if need else 0, dtype=dtype) for need in (need_a, need_b))
+    return a.new_empty((), dtype=dtype), *gradients
 
 
 @torch.library.register_fake("regkit::lncc_map")
@@ -127,7 +131,8 @@ def _backward(ctx, grad, *_):
     grad_a, grad_b = ctx.saved_tensors
     if grad is None:
         return (None,) * 7
-    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from underflow.
+    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
+    # underflow.
     return (
         (grad * grad_a).to(ctx.dtypes[0]) if ctx.need_a else None,
         (grad * grad_b).to(ctx.dtypes[1]) if ctx.need_b else None,

@@ -23,10 +23,12 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tor
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def displacement(spatial: tuple[int, ...], batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64, size: float = 1.5) -> torch.Tensor:
-    """A rough displacement that leaves the image here and there, no sample closer than 0.03 to a voxel centre: there the derivative jumps."""
+def displacement(
+    spatial: tuple[int, ...], batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64, size: float = 1.5
+) -> torch.Tensor:
+    """A rough displacement that leaves the image here and there; no sample is near a voxel centre, where the derivative jumps."""
     u = size * randn(batch, len(spatial), *spatial, seed=seed)
-    return ((u.floor() + 0.03 + 0.94 * (u - u.floor()))).to(dtype)
+    return (u.floor() + 0.03 + 0.94 * (u - u.floor())).to(dtype)
 
 
 def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
@@ -53,7 +55,7 @@ NAMES = tuple(cases((3, 4), 1))
 
 
 def value_and_gradients(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """function's value, and the gradients of a fixed random functional of it (a large one for a mean: its gradients must be normal float16 numbers)."""
+    """function's value, and the gradients of a fixed functional of it: a large one for a mean, for they must be normal float16 numbers."""
     leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
     value = function(*leaves)
     weight = randn(*value.shape, seed=9) if value.dim() else torch.tensor(500.0)

@@ -43,7 +43,8 @@ def test_the_wanted_backend_is_taken(monkeypatch):
     calls = []
     for op in ("warp", "warp_backward"):
         original = backends._implementations[op]["reference"]
-        monkeypatch.setitem(backends._implementations[op], "reference", lambda *a, op=op, original=original: calls.append(op) or original(*a))
+        spy = lambda *a, op=op, original=original: calls.append(op) or original(*a)  # noqa: E731
+        monkeypatch.setitem(backends._implementations[op], "reference", spy)
     u = torch.zeros(1, 2, 3, 4, requires_grad=True)
     ops.warp(torch.ones(1, 1, 3, 4), u).sum().backward()
     assert calls == []

@@ -1,4 +1,4 @@
-"""compose: order, border, sizes, messages. (Agreement with the reference and gradients: test_every_op.py.)"""
+"""compose: order, border, sizes, messages. (The rest: test_every_op.py.)"""
 
 import pytest
 import torch

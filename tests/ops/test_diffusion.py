@@ -1,4 +1,4 @@
-"""diffusion_energy: the definition, spacing, VoxelMorph's loss, messages. (Agreement with the reference and gradients: test_every_op.py.)"""
+"""diffusion_energy: the definition, spacing, VoxelMorph's loss, messages. (The rest: test_every_op.py.)"""
 
 import pytest
 import torch

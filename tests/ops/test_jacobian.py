@@ -1,4 +1,4 @@
-"""jacobian_determinant: numpy's differences, known maps, folds, messages. (Agreement with the reference and gradients: test_every_op.py.)"""
+"""jacobian_determinant: numpy's differences, known maps, folds, messages. (The rest: test_every_op.py.)"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""lncc: the definition, bright images, weights, large windows, messages. (Agreement with the reference and gradients: test_every_op.py.)"""
+"""lncc: the definition, bright images, weights, large windows, messages. (The rest: test_every_op.py.)"""
 
 import pytest
 import torch

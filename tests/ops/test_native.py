@@ -31,7 +31,8 @@ torch.save(results, sys.argv[1])
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs code in a fresh interpreter at the repository's root."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 def test_builds_for_all_instruction_sets_agree(tmp_path):
@@ -52,8 +53,8 @@ def test_unsupported_instruction_set(monkeypatch):
 
 
 def test_importing_the_ops_loads_nothing_heavy():
-    code = "import sys, regkit.ops; print(*({'nibabel', 'SimpleITK', 'monai', 'matplotlib', 'scipy', 'jinja2', 'rich', 'tyro'} & set(sys.modules)))"
-    run = python(code)
+    heavy = {"nibabel", "SimpleITK", "monai", "matplotlib", "scipy", "jinja2", "rich", "tyro"}
+    run = python(f"import sys, regkit.ops; print(*({heavy} & set(sys.modules)))")
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == ""
 

@@ -1,4 +1,4 @@
-"""upsample: geometry against torch's interpolate, knots, the adjoint, messages. (Agreement with the reference and gradients: test_every_op.py.)"""
+"""upsample: geometry against torch's interpolate, knots, the adjoint, messages. (The rest: test_every_op.py.)"""
 
 import pytest
 import torch
@@ -17,7 +17,8 @@ MODE = {2: "bilinear", 3: "trilinear"}
 def test_edges_aligned_is_torchs_interpolate(dims, factor):
     u, size = randn(2, 3, *COARSE[dims]), [factor * n for n in COARSE[dims]]
     got = value_and_gradients(lambda u: ops.upsample(u, size, factor, (factor - 1) / 2), (u,))
-    assert_same("upsample", got, value_and_gradients(lambda u: F.interpolate(u, size=size, mode=MODE[dims], align_corners=False), (u,)), 1e-12)
+    want = value_and_gradients(lambda u: F.interpolate(u, size=size, mode=MODE[dims], align_corners=False), (u,))
+    assert_same("upsample", got, want, 1e-12)
 
 
 @pytest.mark.parametrize("size", [(13, 15, 10), (3, 2, 30)], ids=str)
@@ -26,7 +27,8 @@ def test_corners_aligned_is_torchs_interpolate_also_downwards(dims, size):
     u, size = randn(2, 3, *COARSE[dims]), size[-dims:]
     factor = [(n - 1) / (c - 1) for n, c in zip(size, COARSE[dims])]
     got = value_and_gradients(lambda u: ops.upsample(u, size, factor), (u,))
-    assert_same("upsample", got, value_and_gradients(lambda u: F.interpolate(u, size=size, mode=MODE[dims], align_corners=True), (u,)), 1e-10)
+    want = value_and_gradients(lambda u: F.interpolate(u, size=size, mode=MODE[dims], align_corners=True), (u,))
+    assert_same("upsample", got, want, 1e-10)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -46,7 +48,10 @@ def test_a_ramp_stays_a_ramp_and_scale_multiplies():
     assert_close("channel 1", fine[0, 1], 10 * want.expand(3, 9), 1e-6)
 
 
-@pytest.mark.parametrize("size, factor, offset", [((23, 50, 41), (5.3, 9.1, 4.0), (1.0, -3.0, 0.5)), ((70, 120, 9), (16.0, 25.0, 1.0), 0.0), ((2, 3, 4), 0.4, 0.2)])
+@pytest.mark.parametrize(
+    "size, factor, offset",
+    [((23, 50, 41), (5.3, 9.1, 4.0), (1.0, -3.0, 0.5)), ((70, 120, 9), (16.0, 25.0, 1.0), 0.0), ((2, 3, 4), 0.4, 0.2)],
+)
 def test_backward_is_the_adjoint_over_many_tiles(size, factor, offset):
     u = randn(1, 3, *COARSE[3])
     assert_like_reference("upsample", lambda u: ops.upsample(u, size, factor, offset, scale=(1.0, 2.0, -1.0)), (u,), 1e-12)
