@@ -74,6 +74,30 @@ void define_correlate(py::module_& m, const std::string& type) {
 }
 
 template <class Stored>
+void define_correlate_backward(py::module_& m, const std::string& type) {
+  using T = arithmetic<Stored>;
+  m.def(("correlate_cosine_terms_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address grad, Address alpha, Address beta, Address gamma, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
+    correlate_cosine_terms<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(grad), at<T>(alpha), at<T>(beta), at<T>(gamma),
+                                   correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  }, Release());
+  m.def(("correlate_grad_fixed_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address alpha, Address gamma, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
+    correlate_grad_fixed<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(alpha), at<T>(gamma), at<T>(out),
+                                 correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  }, Release());
+  m.def(("correlate_grad_moving_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address alpha, Address beta, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
+    correlate_grad_moving<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(alpha), at<T>(beta), at<T>(out),
+                                  correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  }, Release());
+}
+
+template <class T>
+void define_mind_backward(py::module_& m, const std::string& type) {
+  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
+    mind_ssc_backward<T>(at<T>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
+  }, Release());
+}
+
+template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
   m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
     mind_ssc<Stored>(at<arithmetic<Stored>>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
@@ -136,11 +160,17 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
   define_correlate<float>(m, "float32");
+  define_correlate_backward<float>(m, "float32");
   define_correlate<double>(m, "float64");
+  define_correlate_backward<double>(m, "float64");
   define_correlate<float16>(m, "float16");
+  define_correlate_backward<float16>(m, "float16");
   define_correlate<bfloat16>(m, "bfloat16");
+  define_correlate_backward<bfloat16>(m, "bfloat16");
   define_mind<float>(m, "float32");
   define_mind<double>(m, "float64");
+  define_mind_backward<float>(m, "float32");
+  define_mind_backward<double>(m, "float64");
   define_mind<float16>(m, "float16");
   define_mind<bfloat16>(m, "bfloat16");
   define_diffusion<float>(m, "float32");

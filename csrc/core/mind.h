@@ -1,7 +1,8 @@
 // MIND-SSC: which voxels are compared, and the pointwise part of the descriptor.
 //
-// The neighbours s of a voxel are its 6 (3-D) or 4 (2-D) face neighbours at distance `dilation`; channel c compares the pair (first, second) of them, the
-// 12 or 4 pairs of neighbours that are not opposite. With D_c = mean over the box of (I(x + first) - I(x + second))^2 (borders replicated):
+// The neighbours s of a voxel are its 6 (3-D) or 4 (2-D) face neighbours at distance `dilation`; channel c compares the pair (first,
+// second) of them, the 12 or 4 pairs of neighbours that are not opposite. With D_c = mean over the box of (I(x + first) - I(x + second))^2
+// (borders replicated):
 //   q_c = D_c - min_c D_c,   V = mean_c q_c clamped to [1e-3, 1e3] * mean over the image of V,   mind_c = exp(-q_c / V)
 #pragma once
 #include <cmath>

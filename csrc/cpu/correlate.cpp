@@ -1,9 +1,10 @@
-// Correlation of keypoint patches on the CPU. Bytes a displacement: one result written; the window of the moving image is read once per keypoint, mostly
-// from cache because keypoints are visited by locality. FLOPs: 3 C P (ssd) or 2 C P (dot), P samples a patch: compute-bound from P = 27 on.
+// Correlation of keypoint patches on the CPU. Bytes a displacement: one result written; the window of the moving image is read once per
+// keypoint, mostly from cache because keypoints are visited by locality. FLOPs: 3 C P (ssd) or 2 C P (dot), P samples a patch:
+// compute-bound from P = 27 on.
 //
-// One keypoint at a time: the windows of a few channels are gathered into scratch that stays in the L2 cache, then blocks of consecutive displacements are
-// summed in registers over all (channel, patch sample) pairs: one unaligned load and two arithmetic instructions each. Differences are squared as they
-// are (not F^2 - 2FM + M^2), so that no precision is lost where patches match.
+// One keypoint at a time: the windows of a few channels are gathered into scratch that stays in the L2 cache, then blocks of consecutive
+// displacements are summed in registers over all (channel, patch sample) pairs: one unaligned load and two arithmetic instructions each.
+// Differences are squared as they are (not F^2 - 2FM + M^2), so that no precision is lost where patches match.
 #include "cpu/correlate.h"
 
 #include <cmath>
@@ -89,7 +90,8 @@ class Correlator {
     }
   }
 
-  void run(const Stored* fixed, const Stored* moving, const Stored* moving_end, const Position& keypoint, const Position& center, Stored* out) {
+  // The sums over patch and channels for every displacement of one keypoint.
+  void run(const Stored* fixed, const Stored* moving, const Stored* moving_end, const Position& keypoint, const Position& center) {
     gather_patch(layout_, fixed, s_.channels, s_.fixed, keypoint, patch_.data());
     std::fill(sums_.begin(), sums_.end(), T(0));
     std::fill(norms_.begin(), norms_.end(), T(0));
@@ -99,15 +101,18 @@ class Correlator {
       for (int64_t c0 = 0; c0 < s_.channels; c0 += group_) {
         const int64_t count = std::min(group_, s_.channels - c0);
         for (int64_t c = 0; c < count; ++c)
-          gather_window(layout_, phase, moving + (c0 + c) * voxels, moving_end, s_.moving, center, 0, layout_.window[0], windows_.data() + c * layout_.window_size);
+          gather_window(layout_, phase, moving + (c0 + c) * voxels, moving_end, s_.moving, center, 0, layout_.window[0],
+                        windows_.data() + c * layout_.window_size);
         pairs_.clear();
         for (int64_t c = 0; c < count; ++c)
           for (const Tap& tap : phase.taps)
             pairs_.push_back({patch_[(c0 + c) * layout_.patch_count + tap.patch], windows_.data() + c * layout_.window_size + tap.shift});
         if (s_.metric == static_cast<int>(Metric::ssd)) add<Term::squared_difference>(sums_);
         else add<Term::product>(sums_);
-        if (cosine())
-          for (int64_t x = 0; x < count * layout_.window_size; ++x) squares_[x % layout_.window_size] += windows_[x] * windows_[x];
+        for (int64_t c = 0; cosine() && c < count; ++c) {
+          const T* window = windows_.data() + c * layout_.window_size;
+          for (int64_t x = 0; x < layout_.window_size; ++x) squares_[x] += window[x] * window[x];
+        }
       }
       if (cosine()) {
         pairs_.clear();
@@ -115,7 +120,35 @@ class Correlator {
         add<Term::value>(norms_);
       }
     }
-    write(out);
+  }
+
+  void write(Stored* out) const {
+    const T norm = fixed_norm(), scale = T(1) / static_cast<T>(layout_.patch_count);
+    for_rows([&](int64_t at, int64_t first, int64_t cells) {
+      const T* sums = sums_.data() + at;
+      if (cosine()) {
+        const T* squares = norms_.data() + at;
+        for (int64_t k = 0; k < cells; ++k)
+          out[first + k] = store<Stored>(cosine_terms(sums[k], norm, std::sqrt(squares[k]), T(0)).similarity);
+      } else {
+        for (int64_t k = 0; k < cells; ++k) out[first + k] = store<Stored>(scale * sums[k]);
+      }
+    });
+  }
+
+  // alpha and beta of every displacement for its gradient; returns gamma.
+  T write_cosine_terms(const T* grad, T* alpha, T* beta) const {
+    const T norm = fixed_norm();
+    T gamma = 0;
+    for_rows([&](int64_t at, int64_t first, int64_t cells) {
+      for (int64_t k = 0; k < cells; ++k) {
+        const CosineTerms<T> t = cosine_terms(sums_[at + k], norm, std::sqrt(norms_[at + k]), grad[first + k]);
+        alpha[first + k] = t.alpha;
+        beta[first + k] = t.beta;
+        gamma += t.gamma;
+      }
+    });
+    return gamma;
   }
 
  private:
@@ -130,23 +163,19 @@ class Correlator {
     }
   }
 
-  void write(Stored* out) {
-    const int64_t rows = layout_.planes == 1 && layout_.length == layout_.displacements ? 1 : layout_.search[1];
-    const int64_t cells = rows == 1 ? layout_.length : layout_.search[2];
+  T fixed_norm() const {
     T square = 0;
     for (T f : patch_) square += f * f;
-    const T norm = std::sqrt(square), scale = T(1) / static_cast<T>(layout_.patch_count);
+    return std::sqrt(square);
+  }
+
+  // visit(offset in the sums, first displacement, count) for every run of consecutive displacements.
+  template <class Visit>
+  void for_rows(Visit&& visit) const {
+    const int64_t cells = layout_.length == layout_.displacements ? layout_.length : layout_.search[2],
+                  rows = layout_.displacements / layout_.planes / cells;
     for (int64_t i = 0; i < layout_.planes; ++i)
-      for (int64_t j = 0; j < rows; ++j, out += cells) {
-        const int64_t at = i * sum_pitch_ + j * layout_.window[2];
-        const T* sums = sums_.data() + at;
-        if (cosine()) {
-          const T* norms = norms_.data() + at;
-          for (int64_t k = 0; k < cells; ++k) out[k] = store<Stored>(cosine_terms(sums[k], norm, std::sqrt(norms[k]), T(0)).similarity);
-        } else {
-          for (int64_t k = 0; k < cells; ++k) out[k] = store<Stored>(scale * sums[k]);
-        }
-      }
+      for (int64_t j = 0; j < rows; ++j) visit(i * sum_pitch_ + j * layout_.window[2], (i * rows + j) * cells, cells);
   }
 
   const CorrelateSizes& s_;
@@ -156,26 +185,48 @@ class Correlator {
   std::vector<Pair<T>> pairs_;
 };
 
-}  // namespace
-
-template <class Stored>
-void correlate(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, Stored* out, const CorrelateSizes& s, int threads) {
+// visit(correlator, n) after the sums of every keypoint n.
+template <class Stored, class Visit>
+void for_keypoints(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const CorrelateSizes& s,
+                   int threads, Visit&& visit) {
   const SearchLayout layout(s);
   const std::vector<int64_t> order = by_locality(centers, s);
-  const int64_t fixed_voxels = s.fixed[0] * s.fixed[1] * s.fixed[2], moving_voxels = s.moving[0] * s.moving[1] * s.moving[2];
-  const Stored* moving_end = moving + s.batch * s.channels * moving_voxels;
+  const Stored* moving_end = moving + s.batch * s.channels * s.moving_voxels();
   const Chunks chunks{s.batch * s.keypoints, kKeypointsPerJob};
   parallel_for(chunks.count(), threads, [&](int64_t job) {
     Correlator<Stored> correlator(s, layout);
     for (int64_t item = chunks.begin(job); item < chunks.end(job); ++item) {
       const int64_t n = order[item], channel = n / s.keypoints * s.channels;
-      correlator.run(fixed + channel * fixed_voxels, moving + channel * moving_voxels, moving_end, Position(keypoints + n * s.dims, s.dims),
-                     Position(centers + n * s.dims, s.dims), out + n * layout.displacements);
+      correlator.run(fixed + channel * s.fixed_voxels(), moving + channel * s.moving_voxels(), moving_end,
+                     Position(keypoints + n * s.dims, s.dims), Position(centers + n * s.dims, s.dims));
+      visit(correlator, n);
     }
   });
 }
 
-#define REGKIT_INSTANTIATE(S) template void correlate<S>(const S*, const S*, const int64_t*, const int64_t*, S*, const CorrelateSizes&, int);
+}  // namespace
+
+template <class Stored>
+void correlate(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, Stored* out,
+               const CorrelateSizes& s, int threads) {
+  const int64_t displacements = SearchLayout(s).displacements;
+  for_keypoints(fixed, moving, keypoints, centers, s, threads,
+                [&](const Correlator<Stored>& c, int64_t n) { c.write(out + n * displacements); });
+}
+
+template <class Stored, class T>
+void correlate_cosine_terms(const Stored* fixed, const Stored* moving, const int64_t* keypoints, const int64_t* centers, const T* grad,
+                            T* alpha, T* beta, T* gamma, const CorrelateSizes& s, int threads) {
+  const int64_t displacements = SearchLayout(s).displacements;
+  for_keypoints(fixed, moving, keypoints, centers, s, threads, [&](const Correlator<Stored>& c, int64_t n) {
+    gamma[n] = c.write_cosine_terms(grad + n * displacements, alpha + n * displacements, beta + n * displacements);
+  });
+}
+
+#define REGKIT_INSTANTIATE(S)                                                                                                       \
+  template void correlate<S>(const S*, const S*, const int64_t*, const int64_t*, S*, const CorrelateSizes&, int);                   \
+  template void correlate_cosine_terms<S>(const S*, const S*, const int64_t*, const int64_t*, const arithmetic<S>*, arithmetic<S>*, \
+                                          arithmetic<S>*, arithmetic<S>*, const CorrelateSizes&, int);
 REGKIT_INSTANTIATE(float)
 REGKIT_INSTANTIATE(double)
 REGKIT_INSTANTIATE(float16)

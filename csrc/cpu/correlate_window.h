@@ -1,11 +1,13 @@
 // What the correlation kernels of one keypoint work on: the window of the moving image that its search reads, gathered into scratch.
 //
-// Along one axis, displacement stride*a (|a| <= r) and patch offset o = patch_stride*q (|q| <= R) read position stride*a + o. With o = stride*shift + phase,
-// 0 <= phase < stride, all displacements of one patch sample are consecutive cells of the lattice `stride*t + phase`. The window of a phase is that
-// lattice, so that a patch sample is a shift into it, whatever the two strides; strides that divide each other's way have one phase.
+// Along one axis, displacement stride*a (|a| <= r) and patch offset o = patch_stride*q (|q| <= R) read position stride*a + o. With o =
+// stride*shift + phase, 0 <= phase < stride, all displacements of one patch sample are consecutive cells of the lattice `stride*t + phase`.
+// The window of a phase is that lattice, so that a patch sample is a shift into it, whatever the two strides; a stride that divides the
+// patch stride has one phase.
 //
-// Displacements are addressed at the window's pitch: cell (a, b, c) of the search at (a*W1 + b)*W2 + c. A patch sample is then one constant offset, and
-// loops run over whole planes at once; the few cells between the rows' ends come out as garbage, which is cheaper than ending vectors at each row.
+// Displacements are addressed at the window's pitch: cell (a, b, c) of the search at (a*W1 + b)*W2 + c. A patch sample is then one constant
+// offset, and loops run over whole planes at once; the few cells between the rows' ends come out as garbage, which is cheaper than ending
+// vectors at each row.
 #pragma once
 #include <algorithm>
 #include <type_traits>
@@ -43,6 +45,7 @@ struct SearchLayout {
         shift_of[d].push_back((o - phase) / stride);
         if (std::find(offsets[d].begin(), offsets[d].end(), phase) == offsets[d].end()) offsets[d].push_back(phase);
       }
+      std::sort(offsets[d].begin(), offsets[d].end());
       const int64_t lowest = shift_of[d].front(), span = shift_of[d].back() - lowest;
       for (int64_t& shift : shift_of[d]) shift -= lowest;
       window[d] = search[d] + span;
@@ -100,47 +103,57 @@ inline std::vector<int64_t> by_locality(const int64_t* centers, const CorrelateS
   return order;
 }
 
-// Copies n values; may write up to a vector more. `end` is the end of the array that source lies in.
+// Copies n values that lie `stride` apart; may write up to a vector more. `end` is the end of the array that source lies in.
 template <class Stored>
-inline void copy_row(const Stored* source, const Stored* end, arithmetic<Stored>* target, int64_t n) {
+inline void copy_strided(const Stored* source, const Stored* end, int64_t stride, arithmetic<Stored>* target, int64_t n) {
   using T = arithmetic<Stored>;
-  if constexpr (std::is_same_v<Stored, T>) {
-    if (end - source >= n + kLaneCount<T>) {
-      for (int64_t k = 0; k < n; k += kLaneCount<T>) store_lanes(target + k, load_lanes(source + k));
-      return;
+  if (stride == 1) {
+    if constexpr (std::is_same_v<Stored, T>) {
+      if (end - source >= n + kLaneCount<T>) {
+        for (int64_t k = 0; k < n; k += kLaneCount<T>) store_lanes(target + k, load_lanes(source + k));
+        return;
+      }
     }
+    for (int64_t k = 0; k < n; ++k) target[k] = load(source[k]);
+  } else if (stride == 2) {
+    for (int64_t k = 0; k < n; ++k) target[k] = load(source[2 * k]);
+  } else {
+    for (int64_t k = 0; k < n; ++k) target[k] = load(source[stride * k]);
   }
-  for (int64_t k = 0; k < n; ++k) target[k] = load(source[k]);
 }
 
 // Gathers planes [begin, end) of the window of one phase around `center` from one channel; cells outside the image repeat its border.
 // Rows are written in ascending order, up to a vector beyond the last.
 template <class Stored>
-void gather_window(const SearchLayout& layout, const Phase& phase, const Stored* channel, const Stored* array_end, const int64_t* size, const Position& center,
-                   int64_t begin, int64_t end, arithmetic<Stored>* target) {
+void gather_window(const SearchLayout& layout, const Phase& phase, const Stored* channel, const Stored* array_end, const int64_t* size,
+                   const Position& center, int64_t begin, int64_t end, arithmetic<Stored>* target) {
   const int64_t stride = layout.stride, nk = layout.window[2];
   int64_t start[3];
   for (int d = 0; d < 3; ++d) start[d] = center.at[d] + stride * layout.first[d] + phase.offset[d];
-  const bool consecutive = stride == 1 && start[2] >= 0 && start[2] + nk <= size[2];
+  // Cells [inside, outside) of a row lie in the image.
+  const int64_t inside = start[2] >= 0 ? 0 : std::min(nk, (-start[2] + stride - 1) / stride);
+  const int64_t outside = start[2] >= size[2] ? inside : std::clamp((size[2] - 1 - start[2]) / stride + 1, inside, nk);
   for (int64_t i = begin; i < end; ++i) {
     const Stored* plane = channel + clamp_index(start[0] + stride * i, size[0]) * size[1] * size[2];
     for (int64_t j = 0; j < layout.window[1]; ++j, target += nk) {
       const Stored* row = plane + clamp_index(start[1] + stride * j, size[1]) * size[2];
-      if (consecutive) copy_row(row + start[2], array_end, target, nk);
-      else
-        for (int64_t k = 0; k < nk; ++k) target[k] = load(row[clamp_index(start[2] + stride * k, size[2])]);
+      for (int64_t k = 0; k < inside; ++k) target[k] = load(row[0]);
+      if (inside < outside) copy_strided(row + start[2] + stride * inside, array_end, stride, target + inside, outside - inside);
+      for (int64_t k = outside; k < nk; ++k) target[k] = load(row[size[2] - 1]);
     }
   }
 }
 
 // The fixed patch around a keypoint: `channels` times patch_count values.
 template <class Stored>
-void gather_patch(const SearchLayout& layout, const Stored* fixed, int64_t channels, const int64_t* size, const Position& keypoint, arithmetic<Stored>* target) {
+void gather_patch(const SearchLayout& layout, const Stored* fixed, int64_t channels, const int64_t* size, const Position& keypoint,
+                  arithmetic<Stored>* target) {
   const int64_t step = layout.patch_stride, *r = layout.patch_radius;
   for (int64_t c = 0; c < channels; ++c, fixed += size[0] * size[1] * size[2])
     for (int64_t i = -r[0]; i <= r[0]; ++i)
       for (int64_t j = -r[1]; j <= r[1]; ++j) {
-        const Stored* row = fixed + (clamp_index(keypoint.at[0] + step * i, size[0]) * size[1] + clamp_index(keypoint.at[1] + step * j, size[1])) * size[2];
+        const Stored* row =
+            fixed + (clamp_index(keypoint.at[0] + step * i, size[0]) * size[1] + clamp_index(keypoint.at[1] + step * j, size[1])) * size[2];
         for (int64_t k = -r[2]; k <= r[2]; ++k) *target++ = load(row[clamp_index(keypoint.at[2] + step * k, size[2])]);
       }
 }

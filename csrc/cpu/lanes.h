@@ -1,5 +1,5 @@
-// One vector register of the instruction set that a file is compiled for, by the vector extension of GCC and Clang: for kernels that must keep
-// several accumulators in registers, which a compiler does not do by itself with arrays of lanes.
+// One vector register of the instruction set that a file is compiled for, by the vector extension of GCC and Clang: for kernels that must
+// keep several accumulators in registers, which a compiler does not do by itself with arrays of lanes.
 #pragma once
 #include <cstring>
 

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/lncc.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -300,6 +301,7 @@ void lncc(const LnccCall<T>& call, int threads) {
     if (call.total) *call.total = 0;
     return;
   }
+  for (T* output : {call.map, call.grad_a, call.grad_b}) advise_large_pages(output, call.volumes * voxels);
   const std::vector<T> shift_a = volume_means(call.a, call.volumes, voxels, threads), shift_b = volume_means(call.b, call.volumes, voxels, threads);
   const auto split = [](int64_t n, int64_t target) { return Chunks{n, (n + (n + target - 1) / target - 1) / ((n + target - 1) / target)}; };
   const Chunks planes = split(call.size[0], kChunkPlanes), rows = split(call.size[1], kTileRows);

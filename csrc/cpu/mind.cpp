@@ -1,5 +1,6 @@
-// MIND-SSC on the CPU. Bytes a voxel (float32, 3-D): 4 + 4 read, 48 written. Two sweeps: the first only adds up the mean of V, the second computes all
-// again and writes the descriptors: reading and differencing the image twice costs less than storing twelve channels in between.
+// MIND-SSC on the CPU. Bytes a voxel (float32, 3-D): 4 + 4 read, 48 written. Two sweeps: the first only adds up the mean of V, the second
+// computes all again and writes the descriptors: reading and differencing the image twice costs less than storing twelve channels in
+// between.
 #include "cpu/mind.h"
 
 #include "cpu/mind_sweep.h"

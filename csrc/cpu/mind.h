@@ -1,4 +1,5 @@
-// MIND-SSC descriptors on the CPU. Pointers are to contiguous arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k); i = 1 in 2-D.
+// MIND-SSC descriptors on the CPU. Pointers are to contiguous arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k); i = 1
+// in 2-D.
 #pragma once
 #include <cstdint>
 
@@ -14,5 +15,9 @@ struct MindSizes {
 
 template <class Stored>
 void mind_ssc(const arithmetic<Stored>* image, Stored* out, const MindSizes& sizes, int threads);
+
+// Gradient of sum(grad * descriptors) by the image; grad (batch, 12 or 4, i, j, k).
+template <class T>
+void mind_ssc_backward(const T* grad, const T* image, T* grad_image, const MindSizes& sizes, int threads);
 
 }  // namespace regkit

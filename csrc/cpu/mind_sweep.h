@@ -1,8 +1,8 @@
 // The distances D of MIND-SSC, row by row, in one march through a tile of the image.
 //
-// A tile is some rows (j) and planes (i) of one volume, all of k. Squared differences of a plane are summed along k and j and kept for the 2 radius + 1
-// planes of a box; their sum is the D of a row. Everything stays in scratch of some hundred kB, lanes run along k, and all sums are direct, not running:
-// V, the difference of nearly equal D, would show the drift.
+// A tile is some rows (j) and planes (i) of one volume, all of k. Squared differences of a plane are summed along k and j and kept for the
+// 2 radius + 1 planes of a box; their sum is the D of a row. Everything stays in scratch of some hundred kB, lanes run along k, and all
+// sums are direct, not running: V, the difference of nearly equal D, would show the drift.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -16,7 +16,8 @@ namespace regkit {
 struct MindTiles {
   Chunks planes, rows;
   explicit MindTiles(const MindSizes& s, int channels)
-      : planes{s.size[0], 32}, rows{s.size[1], std::clamp<int64_t>(98304 / ((2 * s.radius + 1) * channels * std::max<int64_t>(s.size[2], 1)), 4, 32)} {}
+      : planes{s.size[0], 32},
+        rows{s.size[1], std::clamp<int64_t>(98304 / ((2 * s.radius + 1) * channels * std::max<int64_t>(s.size[2], 1)), 4, 32)} {}
   int64_t count() const { return planes.count() * rows.count(); }
 };
 

@@ -1,4 +1,5 @@
-// How tensors of each dtype are kept in memory and what kernels compute in: half precision is storage only, arithmetic is float32 (float64 for float64).
+// How tensors of each dtype are kept in memory and what kernels compute in: half precision is storage only, arithmetic is float32 (float64
+// for float64).
 #pragma once
 #include <cstdint>
 #include <cstring>

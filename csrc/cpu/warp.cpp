@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "core/warp.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
+#include "cpu/warp_interior.h"
 
 namespace regkit {
 namespace {
@@ -60,6 +62,23 @@ inline void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& ro
   }
 }
 
+// The same for a full block whose samples are all inside the image; false for any other.
+template <int D, class Index, class T>
+inline bool locate_inside(InteriorBlock<D, kLanes, Index, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const int64_t (&size)[D]) {
+  if (lanes < kLanes) return false;
+  const T origin[3] = {T(row.i), T(row.j), T(k0)};
+  const T *axes[D], *first = u + row.offset + k0;
+  T origins[D];
+  for (int d = 0; d < D; ++d) axes[d] = first + d * voxels, origins[d] = origin[d + 3 - D];
+  return locate_interior(block, axes, origins, size);
+}
+
+template <int D>
+struct ImageSize {
+  int64_t n[D];
+  explicit ImageSize(const WarpSizes& s) { std::copy_n(s.image + 3 - D, D, n); }
+};
+
 // Lane-wise a + f(b - a) along k for the row of cells (i, j) of the image.
 template <class Index, int D, class T>
 inline void corner_pair(const Block<D, T>& block, const T* image, const Index* base, T fill, T* at_low, T* at_high) {
@@ -102,16 +121,22 @@ inline void add_lanes(const T* source, T* target, int lanes) {
 template <class Index, int D, Padding padding, class T>
 void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
+  const ImageSize<D> size(s);
   Block<D, T> block;
+  InteriorBlock<D, kLanes, Index, T> interior;
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
-      locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      const bool inside = locate_inside(interior, u + row.b * D * voxels, voxels, row, k0, lanes, size.n);
+      if (!inside) locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
       for (int64_t c = 0; c < s.channels; ++c) {
         const T* channel = image + (row.b * s.channels + c) * image_voxels;
         alignas(64) T sum[kLanes] = {};
-        for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
+        if (inside) {
+          sample_interior(interior, channel, size.n, sum);
+          for (int l = 0; l < kLanes; ++l) sum[l] -= fill;
+        } else for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
           alignas(64) T low[kLanes], high[kLanes];
           corner_pair<Index>(block, channel, base, fill, low, high);
           const T* wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj);
@@ -136,12 +161,15 @@ void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill
 template <class Index, int D, Padding padding, class T>
 void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
+  const ImageSize<D> size(s);
   Block<D, T> block;
+  InteriorBlock<D, kLanes, Index, T> interior;
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
-      locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      const bool inside = locate_inside(interior, u + row.b * D * voxels, voxels, row, k0, lanes, size.n);
+      if (!inside) locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
       alignas(64) T total[D][kLanes] = {};
       for (int64_t c = 0; c < s.channels; ++c) {
         const T* channel = image + (row.b * s.channels + c) * image_voxels;
@@ -153,7 +181,8 @@ void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* gr
           for (int l = 0; l < kLanes; ++l) g[l] = l < lanes ? g_row[l] : T(0);
         }
         alignas(64) T slope[D][kLanes] = {};
-        for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
+        if (inside) slope_interior(interior, channel, size.n, slope);
+        else for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
           alignas(64) T low[kLanes], high[kLanes];
           corner_pair<Index>(block, channel, base, fill, low, high);
           const T *wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj), *sj = pick<D>(block.slope_low, block.slope_high, D - 2, cj);
@@ -282,6 +311,7 @@ void grad_image_by_slab(const T* grad_out, const T* u, T* grad_image, const Warp
 
 template <class T>
 void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+  advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
@@ -292,6 +322,7 @@ void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes&
 
 template <class T>
 void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+  advise_large_pages(grad_displacement, s.batch * s.dims * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
@@ -302,11 +333,13 @@ void warp_grad_displacement(const T* grad_out, const T* image, const T* displace
 
 template <class T>
 void warp_grad_image(const T* grad_out, const T* displacement, T* grad_image, const WarpSizes& s, int padding, int threads) {
+  advise_large_pages(grad_image, s.batch * s.channels * s.image_voxels());
   specialise(s, padding, [&](auto dims, auto pad, auto) { grad_image_by_slab<dims.value, pad.value>(grad_out, displacement, grad_image, s, threads); });
 }
 
 template <class Element>
 void warp_nearest(const Element* image, const float* displacement, Element* out, const WarpSizes& s, int padding, Element fill, int threads) {
+  advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto) {

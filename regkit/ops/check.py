@@ -49,6 +49,8 @@ def odd_window(window: int, name: str = "window") -> None:
 def at_least(value: int, name: str, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, but came as {value}")
+
+
 def per_axis(value: float | Sequence[float], name: str, count: int, what: str = "spatial axis") -> list[float]:
     """One number, or one for each axis -> a list of `count` floats."""
     if isinstance(value, (int, float)):

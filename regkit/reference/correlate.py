@@ -1,4 +1,4 @@
-"""Similarity of keypoint patches to displaced patches in plain torch: one gather for every sample of the patch. Formulas: csrc/core/correlate.h."""
+"""Similarity of keypoint patches to displaced patches in plain torch, one patch sample at a time. Formulas: csrc/core/correlate.h."""
 
 import torch
 
@@ -63,7 +63,9 @@ def _norms(samples: Samples) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return dot, square_fixed[..., None].sqrt(), square_moving.sqrt()
 
 
-def correlate_keypoints(fixed, moving, keypoints, centers, search_radius: int, stride: int, patch_radius: int, patch_stride: int, metric: int):
+def correlate_keypoints(
+    fixed, moving, keypoints, centers, search_radius: int, stride: int, patch_radius: int, patch_stride: int, metric: int
+):
     dtype = working_dtype(fixed, moving)
     samples = Samples(fixed.to(dtype), moving.to(dtype), keypoints, centers, search_radius, stride, patch_radius, patch_stride)
     if metric == COSINE:

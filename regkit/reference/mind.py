@@ -1,4 +1,4 @@
-"""MIND-SSC in plain torch: shifted differences, box means with replicated borders, then a pointwise normalisation. Formulas: csrc/core/mind.h."""
+"""MIND-SSC in plain torch: shifted differences, box means with replicated borders, normalisation. Formulas: csrc/core/mind.h."""
 
 import torch
 

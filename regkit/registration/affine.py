@@ -18,8 +18,9 @@ from regkit.registration.config import Config
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 
-SCREENED = 15  # iterations that every start gets before the best goes on
+SCREENED = 10  # iterations that every start gets before the best go on
 KEPT = 2
+WEIGHT_EVERY = 5  # iterations between updates of what both scans show
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class _Level:
         weigh = config.use_masks == "weight"
         self.weight = coverage(fixed, grid, None, weigh)
         self.moving_weight = torch.ones_like(self.moving) if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
+        self.shown = 1.0 if self.weight is None else float(self.weight.mean())
+        self.to_index = torch.tensor(np.linalg.inv(self.moving_grid.affine))
+        self.to_world = torch.tensor(self.grid.affine)
         index = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in grid.shape], indexing="ij")
         self.index = torch.from_numpy(np.stack(index)).reshape(grid.ndim, -1)
         self.window = config.affine.window
@@ -87,23 +91,29 @@ class _Level:
     def displacement(self, matrix: torch.Tensor) -> torch.Tensor:
         """(1, D, *shape) voxels, from fixed grid index to moving grid index, of a world matrix."""
         dims = self.grid.ndim
-        to_index = torch.from_numpy(np.linalg.inv(self.moving_grid.affine)) @ matrix @ torch.tensor(self.grid.affine)
+        to_index = self.to_index @ matrix @ self.to_world
         change = (to_index - torch.eye(dims + 1, dtype=torch.float64)).float()
         return (change[:dims, :dims] @ self.index + change[:dims, dims:]).reshape(1, dims, *self.grid.shape)
 
-    def loss(self, matrix: torch.Tensor) -> torch.Tensor:
+    def update(self, u: torch.Tensor) -> None:
+        """What both scans show under u: weights, and its share of what the fixed scan shows."""
+        weight = ops.warp(self.moving_weight, u, mode="nearest")
+        if self.weight is not None:
+            weight *= self.weight
+        self.seen = float(weight.mean()) / self.shown
+        self.both = weight
+
+    def loss(self, matrix: torch.Tensor, fresh: bool = True) -> torch.Tensor:
+        """Dissimilarity where both scans show something; a start must not win by showing little of the moving scan."""
         u = self.displacement(matrix)
+        if fresh:
+            self.update(u.detach())
+        if self.seen < 0.1:
+            return 1.0 - self.seen + 0.0 * u.sum()
         moved = ops.warp(self.moving, u, padding="border")
-        with torch.no_grad():
-            weight = ops.warp(self.moving_weight, u, mode="nearest")
-            weight = weight if self.weight is None else weight * self.weight
-            # A start that shows little of the moving scan must not win by what little it shows.
-            seen = float(weight.mean() / (1 if self.weight is None else self.weight.mean()))
-        if seen < 0.1:
-            return 1.0 - seen + 0.0 * u.sum()
         if self.mind:
-            return ((moved - self.fixed).square().mean(1, keepdim=True) * weight).sum() / weight.sum() + 0.05 * (1 - seen)
-        return 1 - ops.lncc(moved, self.fixed, window=self.window, weight=weight, eps=self.eps) * min(1.0, seen + 0.5)
+            return ((moved - self.fixed).square().mean(1, keepdim=True) * self.both).sum() / self.both.sum() + 0.05 * (1 - self.seen)
+        return 1 - ops.lncc(moved, self.fixed, window=self.window, weight=self.both, eps=self.eps) * min(1.0, self.seen + 0.5)
 
 
 def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progress: Progress) -> tuple[Affine, str, list[float]]:
@@ -120,7 +130,7 @@ def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progr
         optimiser = torch.optim.Adam([p], lr=step, betas=(0.9, 0.99))
         for i in range(iterations):
             optimiser.zero_grad()
-            loss = level.loss(_matrix(start.matrix, p, center, radius))
+            loss = level.loss(_matrix(start.matrix, p, center, radius), i % WEIGHT_EVERY == 0)
             loss.backward()
             optimiser.step()
             if record:

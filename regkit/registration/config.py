@@ -27,9 +27,9 @@ class AffineStage:
     """Off: only the best start (header, centres, mass centres) is taken."""
     starts: Literal["header", "all"] = "all"
     """header: trust the files' positions. all: also centres and mass centres, each with small rotations and scales."""
-    voxels: tuple[int, ...] = (30_000, 250_000)
+    voxels: tuple[int, ...] = (10_000, 60_000)
     """Size of the grid at each level."""
-    iterations: tuple[int, ...] = (80, 50)
+    iterations: tuple[int, ...] = (60, 40)
     window: int = 7
     step: float = 0.02
 
@@ -40,20 +40,20 @@ class EmbeddingStage:
 
     enabled: bool = True
     keypoints: int = 1500
-    spread: int = 7
+    spread: int = 3
     """Non-maximum suppression of keypoints: window in voxels."""
     stride: int = 2
     """Features and displacements are on every stride-th voxel."""
     search_radius: int = 10
     """10: 21^3 displacements of `stride` voxels."""
-    patch_radius: int = 1
+    patch_radius: int = 2
     mind_radius: int = 1
-    mind_dilation: int = 2
+    mind_dilation: int = 1
     dimensions: int = 256
     """Of the PCA embedding, fitted on this pair's cost volumes."""
-    neighbours: int = 15
+    neighbours: int = 7
     """Of each keypoint in the graph."""
-    diffusion: float = 1.0
+    diffusion: float = 0.5
     """Weight of the graph Laplacian: (I + diffusion L)^-1."""
     sharpness: float = 20.0
     """Soft-min: softmax(-sharpness * cost)."""
@@ -122,12 +122,12 @@ PRESETS: dict[str, Config] = {
     name: replace(config, preset=name)
     for name, config in {
         "generic": Config(),
-        "ct-lung": Config(intensity=_CT, max_voxels=6_000_000),
+        "ct-lung": Config(intensity=_CT, use_masks="start", refine=RefineStage(smoothness=(6.0, 6.0, 6.0))),
         "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0)), max_voxels=6_000_000),
         "mr-brain": Config(embedding=_NO_EMBEDDING),
         "xray": Config(
             embedding=_NO_EMBEDDING,
-            affine=AffineStage(voxels=(1000, 4000), window=9),
+            affine=AffineStage(voxels=(1000, 4000), iterations=(60, 40), window=9),
             refine=RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(2.0, 2.0, 2.0), step=(0.2, 0.2, 0.2)),
         ),
         "multimodal": Config(refine=RefineStage(similarity="mind", shrink=(4.0, 2.0), iterations=(80, 80), window=(5, 5), smoothness=(0.5, 0.5), step=(0.2, 0.1))),

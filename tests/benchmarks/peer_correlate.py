@@ -1,0 +1,36 @@
+"""The usual way to correlate keypoint patches in torch: gather each window, then one grouped convolution with the fixed patches as filters.
+
+As in GraphRegNet: |F|^2 + |M|^2 - 2 F*M over chunks of keypoints, one group a keypoint. Borders are clamped, so that the result is that of
+`regkit.ops.correlate_keypoints` with metric="ssd" and unit strides.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def grouped_convolution_ssd(
+    fixed: torch.Tensor,  # (1, C, *spatial), 3-D
+    moving: torch.Tensor,  # (1, C, *spatial)
+    keypoints: torch.Tensor,  # (1, N, 3), integer voxels
+    search_radius: int,
+    patch_radius: int,
+    chunk: int = 50,
+) -> torch.Tensor:  # (1, N, (2 search_radius + 1)^3)
+    out = fixed.new_empty(1, keypoints.shape[1], (2 * search_radius + 1) ** 3)
+    patch_voxels = (2 * patch_radius + 1) ** 3
+    for start in range(0, keypoints.shape[1], chunk):
+        points = keypoints[0, start : start + chunk].long()
+        patches = _cubes(fixed, points, patch_radius)  # (n, C, p, p, p)
+        windows = _cubes(moving, points, search_radius + patch_radius)
+        cross = F.conv3d(windows.flatten(0, 1)[None], patches, groups=len(points))[0].flatten(1)
+        square_moving = F.avg_pool3d(windows.square().sum(1, keepdim=True), 2 * patch_radius + 1, stride=1).flatten(1)
+        square_fixed = patches.square().flatten(1).sum(1, keepdim=True)
+        out[0, start : start + chunk] = (square_fixed - 2 * cross) / patch_voxels + square_moving
+    return out
+
+
+def _cubes(features: torch.Tensor, points: torch.Tensor, radius: int) -> torch.Tensor:
+    """The cube of 2 radius + 1 voxels around each point, borders clamped: (n, C, w, w, w)."""
+    offsets = torch.arange(-radius, radius + 1)
+    i, j, k = ((points[:, d, None] + offsets).clamp(0, n - 1) for d, n in enumerate(features.shape[2:]))
+    return features[0][:, i[:, :, None, None], j[:, None, :, None], k[:, None, None, :]].movedim(1, 0)
