@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/diffusion.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -67,6 +68,7 @@ template <class T>
 void diffusion_energy(const DiffusionCall<T>& call, int threads) {
   const int64_t ni = call.size[0], nj = call.size[1], nk = call.size[2];
   const Chunks chunks{nk > 0 ? call.volumes * ni * nj : 0, kRowsPerJob};
+  advise_large_pages(call.gradient, call.volumes * ni * nj * nk);
   std::vector<double> sums(chunks.count());
   parallel_for(chunks.count(), threads, [&](int64_t job) {
     for (int64_t r = chunks.begin(job); r < chunks.end(job); ++r) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/jacobian.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -136,6 +137,7 @@ void for_rows(const JacobianSizes& s, int threads, Visit&& visit) {
 
 template <class T>
 void jacobian_determinant(const T* u, T* determinant, const JacobianSizes& s, int threads) {
+  advise_large_pages(determinant, s.batch * s.voxels());
   for_rows<T>(s, threads, [&](auto& rows, int64_t b, int64_t i, int64_t j) {
     rows.determinant(u + b * s.dims * s.voxels(), i, j, determinant + b * s.voxels() + (i * s.size[1] + j) * s.size[2]);
   });
@@ -143,6 +145,7 @@ void jacobian_determinant(const T* u, T* determinant, const JacobianSizes& s, in
 
 template <class T>
 void jacobian_determinant_grad(const T* grad_out, const T* u, T* grad_u, const JacobianSizes& s, int threads) {
+  advise_large_pages(grad_u, s.batch * s.dims * s.voxels());
   for_rows<T>(s, threads, [&](auto& rows, int64_t b, int64_t i, int64_t j) {
     const int64_t volume = b * s.dims * s.voxels();
     rows.gradient(u + volume, grad_out + b * s.voxels(), i, j, grad_u + volume + (i * s.size[1] + j) * s.size[2]);

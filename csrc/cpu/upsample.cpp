@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/upsample.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -194,6 +195,7 @@ void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T
 template <class T>
 void upsample(const UpsampleCall<T>& call, int threads) {
   const Axes<T> axes(call);
+  advise_large_pages(call.out, call.batch * call.channels * call.fine[0] * call.fine[1] * call.fine[2]);
   const Chunks planes{call.fine[0], kChunkPlanes}, rows{call.fine[1], kTileRows};
   const int64_t tiles = call.fine[2] > 0 ? planes.count() * rows.count() : 0;
   parallel_for(call.batch * call.channels * tiles, threads, [&](int64_t job) {
@@ -206,6 +208,7 @@ template <class T>
 void upsample_adjoint(const UpsampleCall<T>& call, int threads) {
   const Axes<T> axes(call);
   const Taps<T> taps(axes.k);
+  advise_large_pages(call.out, call.batch * call.channels * call.coarse[0] * call.coarse[1] * call.coarse[2]);
   // Tiles of at least four coarse rows and planes: the fine samples between two tiles are read by both.
   const auto coarse_grain = [](int64_t grain, double factor) {
     return std::max<int64_t>(4, std::lround(std::fmin(static_cast<double>(grain) / factor, 1e6)));
