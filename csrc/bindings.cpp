@@ -11,6 +11,7 @@
 #include "cpu/jacobian.h"
 #include "cpu/lncc.h"
 #include "cpu/mind.h"
+#include "cpu/smooth.h"
 #include "cpu/upsample.h"
 #include "cpu/warp.h"
 
@@ -123,6 +124,13 @@ void define_jacobian(py::module_& m, const std::string& type) {
 }
 
 template <class T>
+void define_smooth(py::module_& m, const std::string& type) {
+  m.def(("smooth_" + type).c_str(), [](Address in, Address out, int64_t volumes, Size3 size, double side, int threads) {
+    smooth<T>({at<T>(in), at<T>(out), volumes, {size[0], size[1], size[2]}, static_cast<T>(side)}, threads);
+  }, Release());
+}
+
+template <class T>
 void define_upsample(py::module_& m, const std::string& type) {
   const auto define = [&](const char* name, void (*launch)(const UpsampleCall<T>&, int)) {
     m.def((name + type).c_str(), [launch](Address in, Address out, Address scale, int64_t batch, int64_t channels, Size3 coarse, Size3 fine, std::array<double, 3> factor, std::array<double, 3> offset, int threads) {
@@ -177,6 +185,8 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_diffusion<double>(m, "float64");
   define_jacobian<float>(m, "float32");
   define_jacobian<double>(m, "float64");
+  define_smooth<float>(m, "float32");
+  define_smooth<double>(m, "float64");
   define_upsample<float>(m, "float32");
   define_upsample<double>(m, "float64");
 }

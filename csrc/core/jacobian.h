@@ -1,7 +1,8 @@
 // The Jacobian of x + u(x): finite differences along one axis, determinant and cofactors of a D x D matrix given by its columns.
 //
-// Column d of the matrix M holds the derivatives by axis d: M[c][d] = delta_cd + du_c/dx_d. Differences are central inside and one-sided at the border
-// (np.gradient's rule), 0 along an axis of one voxel. With cof[c][d] = d det / d M[c][d]: det = sum_c M[c][d] cof[c][d] for any column d.
+// Column d of the matrix M holds the derivatives by axis d: M[c][d] = delta_cd + du_c/dx_d. Differences are central inside and one-sided at
+// the border (np.gradient's rule), 0 along an axis of one voxel. With cof[c][d] = d det / d M[c][d]: det = sum_c M[c][d] cof[c][d] for any
+// column d.
 #pragma once
 #include <cstdint>
 

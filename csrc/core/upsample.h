@@ -1,6 +1,7 @@
 // Linear resampling along one axis: which two coarse samples a fine index reads.
 //
-// Fine index x reads the coarse coordinate c = (x - offset) / factor, clamped to [0, n - 1]:  out(x) = (1 - f) in(low) + f in(high), f = c - low.
+// Fine index x reads the coarse coordinate c = (x - offset) / factor, clamped to [0, n - 1]:
+//   out(x) = (1 - f) in(low) + f in(high),   low = floor(c),   high = min(low + 1, n - 1),   f = c - low
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -15,8 +16,8 @@ struct UpsampleTap {
 inline UpsampleTap upsample_tap(int64_t x, int64_t coarse, double factor, double offset) {
   const double last = static_cast<double>(coarse - 1), raw = (static_cast<double>(x) - offset) / factor;
   const double c = raw > 0 ? (raw < last ? raw : last) : 0;
-  const double low = coarse > 1 ? std::fmin(std::floor(c), last - 1) : 0;
-  return {static_cast<int32_t>(low), static_cast<int32_t>(coarse > 1 ? low + 1 : 0), c - low};
+  const double low = std::floor(c);
+  return {static_cast<int32_t>(low), static_cast<int32_t>(low < last ? low + 1 : last), c - low};
 }
 
 }  // namespace regkit

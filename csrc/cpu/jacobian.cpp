@@ -1,8 +1,10 @@
-// Jacobian determinant on the CPU. Bytes a voxel (3-D, float32): forward 12 + 4; backward 12 + 4 + 12, the neighbouring rows coming from cache.
+// Jacobian determinant on the CPU. Bytes a voxel (3-D, float32): forward 12 + 4; backward 12 + 4 + 12, the neighbouring rows coming from
+// cache.
 //
-// Work goes by rows along k: the differences of a row are written to small buffers (L1), then combined lane by lane. The backward gathers: the value
-// u_c(y) enters the derivatives by axis d at the two neighbours of y along d (and at y itself on the border), so a row of the gradient is the sum of
-// rows of g * cofactors taken there. Each of them needs one column of cofactors only, so recomputing costs about twice the forward and stores nothing.
+// Work goes by rows along k: the differences of a row are written to small buffers (L1), then combined lane by lane. The backward gathers:
+// the value u_c(y) enters the derivatives by axis d at the two neighbours of y along d (and at y itself on the border), so a row of the
+// gradient is the sum of rows of g * cofactors taken there. Each of them needs one column of cofactors only, so recomputing costs about
+// twice the forward and stores nothing.
 #include "jacobian.h"
 
 #include <algorithm>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "core/jacobian.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -95,11 +98,13 @@ class Rows {
     for (int e = 1; e < D; ++e) slopes(u, i, j, (d + e) % D);
   }
 
-  // out[k] += factor * weight[k] * cof[c][d], from the columns in the buffers. One output a loop: with more the compiler gives up on vectors.
+  // out[k] += factor * weight[k] * cof[c][d], from the columns in the buffers. One output a loop: with more the compiler gives up on
+  // vectors.
   void add_cofactors(int c, int d, T factor, const T* weight, T* __restrict out) {
     if constexpr (D == 3) {
       const int p = (c + 1) % 3, q = (c + 2) % 3;
-      const T *a_p = slope((d + 1) % 3, p), *a_q = slope((d + 1) % 3, q), *b_p = slope((d + 2) % 3, p), *b_q = slope((d + 2) % 3, q);
+      const int a = (d + 1) % 3, b = (d + 2) % 3;
+      const T *a_p = slope(a, p), *a_q = slope(a, q), *b_p = slope(b, p), *b_q = slope(b, q);
       for (int64_t k = 0; k < nk_; ++k) out[k] += factor * weight[k] * cofactor(a_p[k], a_q[k], b_p[k], b_q[k]);
     } else {
       const T signed_factor = c == d ? factor : -factor;
@@ -132,6 +137,7 @@ void for_rows(const JacobianSizes& s, int threads, Visit&& visit) {
 
 template <class T>
 void jacobian_determinant(const T* u, T* determinant, const JacobianSizes& s, int threads) {
+  advise_large_pages(determinant, s.batch * s.voxels());
   for_rows<T>(s, threads, [&](auto& rows, int64_t b, int64_t i, int64_t j) {
     rows.determinant(u + b * s.dims * s.voxels(), i, j, determinant + b * s.voxels() + (i * s.size[1] + j) * s.size[2]);
   });
@@ -139,6 +145,7 @@ void jacobian_determinant(const T* u, T* determinant, const JacobianSizes& s, in
 
 template <class T>
 void jacobian_determinant_grad(const T* grad_out, const T* u, T* grad_u, const JacobianSizes& s, int threads) {
+  advise_large_pages(grad_u, s.batch * s.dims * s.voxels());
   for_rows<T>(s, threads, [&](auto& rows, int64_t b, int64_t i, int64_t j) {
     const int64_t volume = b * s.dims * s.voxels();
     rows.gradient(u + volume, grad_out + b * s.voxels(), i, j, grad_u + volume + (i * s.size[1] + j) * s.size[2]);

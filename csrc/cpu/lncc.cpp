@@ -1,13 +1,18 @@
-// Local NCC on the CPU. Reads two volumes and writes at most one gradient volume per image: 8 to 16 bytes a voxel of memory traffic; scratch is a few
-// planes per thread. The cost does not grow with the window.
+// Local NCC on the CPU. Reads two volumes and writes at most one gradient volume per image: 8 to 16 bytes a voxel of memory traffic;
+// scratch is a few planes per thread. The cost does not grow with the window.
 //
 // A job is one tile of rows (j) and one chunk of planes (i) of one volume, all of k. Marching along i it keeps, for the tile,
 //   planes   the five products summed over the window along i: plus the plane that enters, minus the plane that leaves;
 //   rows     those summed along j, in the same way, row by row;
 //   boxes    those summed along k by doubling (1, 2, 4, 8 ... neighbours), which is exact and vectorises;
-// so that lanes always run along k. With gradients, the adjoints of each plane go through the same three sums a second time, half a window behind.
-// Adjoints span many orders of magnitude (1 / variance), hence running sums of them are kept in double: what left the window leaves no trace.
-// Chunks restart the running sums, which bounds the drift. Images are shifted by their mean: without it the variance of a bright image is all rounding.
+// so that lanes always run along k. With gradients, the adjoints of each plane go through the same three sums a second time, half a window
+// behind.
+// Adjoints span many orders of magnitude (1 / variance), hence running sums of them are kept in double: what left the window leaves no
+// trace.
+// Chunks restart the running sums, which bounds the drift. Images are shifted by their mean: without it the variance of a bright image is
+// all rounding.
+// The zeros outside the image are -shift then. They stay out of the running sums, where they would leave rounding errors behind them, and
+// are added to each window from the number of its voxels that lie outside.
 #include "lncc.h"
 
 #include <algorithm>
@@ -68,6 +73,8 @@ class Sweep {
     row_.resize(kSums * width_);
     work_.resize(width_);
     box_.resize(kSums * n_[2]);
+    inside_k_.resize(n_[2]);
+    for (int64_t k = 0; k < n_[2]; ++k) inside_k_[k] = inside(2, k);
     if (adjoints_) {
       ring_.assign((call.window[0] + 1) * adjoints_ * (jc1_ - jc0_) * n_[2], T(0));
       adjoint_planes_.assign(adjoints_ * (jc1_ - jc0_) * n_[2], 0.0);
@@ -103,32 +110,29 @@ class Sweep {
   void enter(int64_t i) { update(i, T(1)); }
   void leave(int64_t i) { update(i, T(-1)); }
 
-  // planes += sign * products of image plane i. Outside the image a voxel is 0, that is, -shift.
+  // planes += sign * products of image plane i.
   void update(int64_t i, T sign) {
-    const T oa = -shift_a_, ob = -shift_b_;
-    const T outside[kSums] = {sign * oa, sign * ob, sign * oa * oa, sign * ob * ob, sign * oa * ob};
+    if (i < 0 || i >= n_[0]) return;
     for (int64_t row = 0; row < rows_; ++row) {
       const int64_t j = jc0_ - r_[1] + row;
-      T *sa = plane_row(0, row), *sb = plane_row(1, row), *saa = plane_row(2, row), *sbb = plane_row(3, row), *sab = plane_row(4, row);
-      const bool inside = i >= 0 && i < n_[0] && j >= 0 && j < n_[1];
-      const int64_t first = inside ? r_[2] : 0, last = inside ? r_[2] + n_[2] : 0;
-      if (inside) {
-        const T *a = a_ + (i * n_[1] + j) * n_[2] - first, *b = b_ + (i * n_[1] + j) * n_[2] - first;
-        for (int64_t k = first; k < last; ++k) {
-          const T x = a[k] - shift_a_, y = b[k] - shift_b_, xs = sign * x, ys = sign * y;
-          sa[k] += xs;
-          sb[k] += ys;
-          saa[k] += xs * x;
-          sbb[k] += ys * y;
-          sab[k] += xs * y;
-        }
-      }
-      for (int q = 0; q < kSums; ++q) {
-        T* s = plane_row(q, row);
-        for (int64_t k = 0; k < first; ++k) s[k] += outside[q];
-        for (int64_t k = last; k < width_; ++k) s[k] += outside[q];
+      if (j < 0 || j >= n_[1]) continue;
+      const auto sums = [&](int q) { return plane_row(q, row) + r_[2]; };
+      T *sa = sums(0), *sb = sums(1), *saa = sums(2), *sbb = sums(3), *sab = sums(4);
+      const T *a = a_ + (i * n_[1] + j) * n_[2], *b = b_ + (i * n_[1] + j) * n_[2];
+      for (int64_t k = 0; k < n_[2]; ++k) {
+        const T x = a[k] - shift_a_, y = b[k] - shift_b_, xs = sign * x, ys = sign * y;
+        sa[k] += xs;
+        sb[k] += ys;
+        saa[k] += xs * x;
+        sbb[k] += ys * y;
+        sab[k] += xs * y;
       }
     }
+  }
+
+  // How many voxels of a window centred on x lie in the image, along one axis.
+  T inside(int axis, int64_t x) const {
+    return static_cast<T>(std::min(x + r_[axis], n_[axis] - 1) - std::max<int64_t>(x - r_[axis], 0) + 1);
   }
 
   // Windows centred on plane i: values, and adjoints into the ring.
@@ -163,7 +167,14 @@ class Sweep {
     const T *sa = box_.data(), *sb = sa + n, *saa = sb + n, *sbb = saa + n, *sab = sbb + n;
     const T eps = call_.eps;
     T* map = work_.data();  // the row of values; adjoints go to the ring
-    auto terms_at = [&](int64_t k) { return lncc_terms(sa[k], sb[k], saa[k], sbb[k], sab[k], inverse_n, eps, weight_ ? weight_[voxel + k] : T(1)); };
+    const T inside_ij = inside(0, i) * inside(1, j), *inside_k = inside_k_.data();
+    const T full = static_cast<T>(call_.window[0] * call_.window[1] * call_.window[2]);
+    const T oa = -shift_a_, ob = -shift_b_, oaa = oa * oa, obb = ob * ob, oab = oa * ob;
+    auto terms_at = [&](int64_t k) {
+      const T outside = full - inside_ij * inside_k[k];
+      return lncc_terms(sa[k] + outside * oa, sb[k] + outside * ob, saa[k] + outside * oaa, sbb[k] + outside * obb, sab[k] + outside * oab,
+                        inverse_n, eps, weight_ ? weight_[voxel + k] : T(1));
+    };
     if (adjoints_ == 0) {
       for (int64_t k = 0; k < n; ++k) map[k] = terms_at(k).ncc;
     } else {
@@ -253,7 +264,7 @@ class Sweep {
   T shift_a_, shift_b_;
   int64_t i0_, i1_, j0_, j1_, n_[3], r_[3], offset_, ic0_, ic1_, jc0_, jc1_, width_, rows_;
   int adjoints_;
-  std::vector<T> planes_, row_, work_, box_, ring_;
+  std::vector<T> planes_, row_, work_, box_, inside_k_, ring_;
   std::vector<double> adjoint_planes_, adjoint_row_;
 };
 

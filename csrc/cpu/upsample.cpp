@@ -1,9 +1,11 @@
 // Linear resampling on the CPU. Bytes a fine value (float32): 4 written forward, 4 read backward; the coarse field is small beside it.
 //
-// The interpolation is separable, and each axis is done where there is least of it. Forward: coarse rows are stretched along k (the only step that gathers),
-// pairs of them blended along j into a tile of a coarse plane, pairs of tiles blended along i into the output: two contiguous blends a fine value.
-// The adjoint runs backwards: fine planes are added into two tiles of accumulators, one for each coarse plane they touch; a tile that is complete is
-// summed along j and then along k. It gathers over the fine samples of each coarse one, so no two threads write to one value and sums have a fixed order.
+// The interpolation is separable, and each axis is done where there is least of it. Forward: coarse rows are stretched along k (the only
+// step that gathers), pairs of them blended along j into a tile of a coarse plane, pairs of tiles blended along i into the output: two
+// contiguous blends a fine value.
+// The adjoint runs backwards: fine planes are added into two tiles of accumulators, one for each coarse plane they touch; a tile that is
+// complete is summed along j and then along k. It gathers over the fine samples of each coarse one, so no two threads write to one value
+// and sums have a fixed order.
 // A job is a tile of rows and a chunk of planes of one channel; tiles are small enough for L2.
 #include "upsample.h"
 
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "core/upsample.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 
 namespace regkit {
@@ -118,7 +121,9 @@ template <class T>
 struct Axes {
   Axis<T> i, j, k;
   explicit Axes(const UpsampleCall<T>& c)
-      : i(c.coarse[0], c.fine[0], c.factor[0], c.offset[0]), j(c.coarse[1], c.fine[1], c.factor[1], c.offset[1]), k(c.coarse[2], c.fine[2], c.factor[2], c.offset[2]) {}
+      : i(c.coarse[0], c.fine[0], c.factor[0], c.offset[0]),
+        j(c.coarse[1], c.fine[1], c.factor[1], c.offset[1]),
+        k(c.coarse[2], c.fine[2], c.factor[2], c.offset[2]) {}
 };
 
 template <class T>
@@ -136,7 +141,9 @@ void forward_tile(const UpsampleCall<T>& call, const Axes<T>& axes, int64_t volu
   const auto make_tile = [&](int64_t plane, T* tile) {
     stretched.forget();
     for (int64_t j = j0; j < j1; ++j) {
-      const auto [low, high] = stretched.at(axes.j.low[j], axes.j.high[j], [&](int64_t row, T* target) { stretch(in + (plane * call.coarse[1] + row) * call.coarse[2], target); });
+      const auto [low, high] = stretched.at(axes.j.low[j], axes.j.high[j], [&](int64_t row, T* target) {
+        stretch(in + (plane * call.coarse[1] + row) * call.coarse[2], target);
+      });
       blend(low, high, axes.j.fraction[j], tile + (j - j0) * nk, nk);
     }
   };
@@ -148,7 +155,8 @@ void forward_tile(const UpsampleCall<T>& call, const Axes<T>& axes, int64_t volu
 
 // Coarse planes [c0, c1) and rows [r0, r1).
 template <class T>
-void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T>& taps, int64_t volume, int64_t c0, int64_t c1, int64_t r0, int64_t r1) {
+void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T>& taps, int64_t volume, int64_t c0, int64_t c1, int64_t r0,
+                  int64_t r1) {
   const int64_t nk = call.fine[2], j0 = axes.j.begin(r0), j1 = axes.j.end(r1 - 1), size = (j1 - j0) * nk, coarse_k = call.coarse[2];
   const T* in = call.in + volume * call.fine[0] * call.fine[1] * nk + j0 * nk;
   T* out = call.out + volume * call.coarse[0] * call.coarse[1] * coarse_k;
@@ -167,7 +175,8 @@ void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T
       }
     }
   };
-  int64_t plane = c0 - 1;  // the coarse plane that `low` belongs to; `high` belongs to the next. Tiles of planes outside [c0, c1) are dropped
+  // The coarse plane that `low` belongs to; `high` belongs to the next. Tiles of planes outside [c0, c1) are dropped.
+  int64_t plane = c0 - 1;
   const auto advance = [&] {
     if (plane >= c0) finish(plane, low.data());
     std::swap(low, high);
@@ -186,6 +195,7 @@ void adjoint_tile(const UpsampleCall<T>& call, const Axes<T>& axes, const Taps<T
 template <class T>
 void upsample(const UpsampleCall<T>& call, int threads) {
   const Axes<T> axes(call);
+  advise_large_pages(call.out, call.batch * call.channels * call.fine[0] * call.fine[1] * call.fine[2]);
   const Chunks planes{call.fine[0], kChunkPlanes}, rows{call.fine[1], kTileRows};
   const int64_t tiles = call.fine[2] > 0 ? planes.count() * rows.count() : 0;
   parallel_for(call.batch * call.channels * tiles, threads, [&](int64_t job) {
@@ -198,9 +208,13 @@ template <class T>
 void upsample_adjoint(const UpsampleCall<T>& call, int threads) {
   const Axes<T> axes(call);
   const Taps<T> taps(axes.k);
+  advise_large_pages(call.out, call.batch * call.channels * call.coarse[0] * call.coarse[1] * call.coarse[2]);
   // Tiles of at least four coarse rows and planes: the fine samples between two tiles are read by both.
-  const auto coarse_grain = [](int64_t grain, double factor) { return std::max<int64_t>(4, std::lround(std::fmin(static_cast<double>(grain) / factor, 1e6))); };
-  const Chunks planes{call.coarse[0], coarse_grain(kChunkPlanes, call.factor[0])}, rows{call.coarse[1], coarse_grain(kTileRows, call.factor[1])};
+  const auto coarse_grain = [](int64_t grain, double factor) {
+    return std::max<int64_t>(4, std::lround(std::fmin(static_cast<double>(grain) / factor, 1e6)));
+  };
+  const Chunks planes{call.coarse[0], coarse_grain(kChunkPlanes, call.factor[0])};
+  const Chunks rows{call.coarse[1], coarse_grain(kTileRows, call.factor[1])};
   const int64_t tiles = planes.count() * rows.count();
   parallel_for(call.batch * call.channels * tiles, threads, [&](int64_t job) {
     const int64_t p = job % tiles / rows.count(), r = job % rows.count();

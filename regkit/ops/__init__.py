@@ -10,6 +10,7 @@ from regkit.ops.diffusion import diffusion_energy
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
+from regkit.ops.smooth import smooth
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
 
@@ -22,6 +23,7 @@ __all__ = [
     "jacobian_determinant",
     "lncc",
     "mind_ssc",
+    "smooth",
     "upsample",
     "warp",
 ]

@@ -16,9 +16,11 @@ def compose(
 ) -> torch.Tensor:  # (B, D, *spatial)
     """The displacement of "v first, then u": `(u o v)(x) = v(x) + u(x + v(x))`.
 
-    x runs over the voxels of v; u is interpolated linearly and continues beyond its edge with the edge's value. u may have another size than v, its voxels
-    being v's: index 0 of both is the same place. `warp(image, compose(u, v))` equals `warp(warp(image, u), v)` up to interpolation.
-    Differentiable once by u and v. Coordinates and sums are float32 (float64 if an input is float64); the result has the dtype that u + v would have.
+    x runs over the voxels of v; u is interpolated linearly and continues beyond its edge with the edge's value. u may have another size
+    than v, its voxels being v's: index 0 of both is the same place. `warp(image, compose(u, v))` equals `warp(warp(image, u), v)` up to
+    interpolation.
+    Differentiable once by u and v. Coordinates and sums are float32 (float64 if an input is float64); the result has the dtype that u + v
+    would have.
 
     Raises ValueError for shapes, TypeError for dtypes.
     """

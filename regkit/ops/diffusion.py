@@ -18,8 +18,10 @@ def diffusion_energy(
 
         E = 1/D sum_d mean_{b, c, x} ((u(x + e_d) - u(x)) / spacing_d)^2
 
-    with D axes; the mean for axis d runs over the batch, the channels and the voxels that have a neighbour at x + e_d. An axis of one voxel counts as 0.
-    Equals VoxelMorph's Grad("l2") loss for spacing 1 (the default); spacing divides the differences, so it is in the unit that the axis is measured in.
+    with D axes; the mean for axis d runs over the batch, the channels and the voxels that have a neighbour at x + e_d. An axis of one voxel
+    counts as 0.
+    Equals VoxelMorph's Grad("l2") loss for spacing 1 (the default); spacing divides the differences, so it is in the unit that the axis is
+    measured in.
     Differentiable once by u. The gradient is computed in the forward pass, if u requires one and gradients are enabled.
     The result is float32 (float64 for float64). Nothing to average (no voxels) gives NaN, as torch's mean.
 
@@ -53,8 +55,8 @@ def _cpp(u, spacing, need_gradient):
     weights = [n / ((n - 1) * s * s) if n > 1 else 0.0 for n, s in zip(u.shape[2:], spacing)]
     count = u.numel() * len(spacing)
     native.function("diffusion_energy", dtype)(
-        *map(native.address, (x, gradient, energy)), 1 / count, u.shape[0] * u.shape[1], native.sizes(u.shape[2:]), native.sizes(weights, 0.0),
-        torch.get_num_threads(),
+        *map(native.address, (x, gradient, energy)), 1 / count, u.shape[0] * u.shape[1], native.sizes(u.shape[2:]),
+        native.sizes(weights, 0.0), torch.get_num_threads(),
     )  # fmt: skip
     return (energy / count).to(dtype), x.new_empty(0) if gradient is None else gradient
 
@@ -73,7 +75,8 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None or not ctx.need_gradient:
         return None, None, None
-    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from underflow.
+    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
+    # underflow.
     return (grad * ctx.saved_tensors[0]).to(ctx.dtype), None, None
 
 

@@ -12,8 +12,9 @@ def jacobian_determinant(
 ) -> torch.Tensor:  # (B, 1, *spatial)
     """`det(I + grad u)` at every voxel: the volume, in voxels, that a voxel is mapped to. Below 0 the map folds.
 
-    Derivatives are central differences, one-sided at the border (np.gradient's rule), and 0 along an axis of one voxel. Voxel units need no spacing: for a
-    displacement in mm divide each component by its spacing first. Differentiable once by u. Computed in float32 (float64 for float64), result in u's dtype.
+    Derivatives are central differences, one-sided at the border (np.gradient's rule), and 0 along an axis of one voxel. Voxel units need no
+    spacing: for a displacement in mm divide each component by its spacing first. Differentiable once by u. Computed in float32 (float64 for
+    float64), result in u's dtype.
 
     Raises ValueError for shapes, TypeError for dtypes.
     """

@@ -22,10 +22,13 @@ def lncc(
 
         c = Sab - Sa Sb / n,   va = max(Saa - Sa^2 / n, 0) + eps,   vb likewise,   ncc = c^2 / (va vb)
 
-    reduction: "mean" over all voxels (weighted mean `sum(weight * ncc) / sum(weight)` if a weight is given), or "none" for the map (takes no weight).
-    Differentiable once by both images. Images are shifted by their mean before they are squared, so bright images lose no precision; the cost
-    does not grow with the window. A scalar's gradient is computed in the forward sweep: keep it out of torch.no_grad() only where it is needed.
-    The mean is float32 (float64 for float64 images), the map has a's dtype. eps is in squared intensities times voxels: scale images to about [0, 1].
+    reduction: "mean" over all voxels (weighted mean `sum(weight * ncc) / sum(weight)` if a weight is given), or "none" for the map (takes
+        no weight).
+    Differentiable once by both images. Images are shifted by their mean before they are squared, so bright images lose no precision; the
+    cost does not grow with the window. A scalar's gradient is computed in the forward sweep: keep it out of torch.no_grad() only where it
+    is needed.
+    The mean is float32 (float64 for float64 images), the map has a's dtype. eps is in squared intensities times voxels: scale images to
+    about [0, 1].
 
     Source: Avants et al. 2008; the squared form and zero padding as in VoxelMorph and MONAI (which clamp rather than add eps).
     Raises ValueError for shapes, window and options, TypeError for dtypes.
@@ -55,13 +58,11 @@ torch.library.define(
 )
 
 
-def _fake_gradients(a, b, need_a, need_b):
-    return a.new_empty(a.shape if need_a else 0), b.new_empty(b.shape if need_b else 0)
-
-
 @torch.library.register_fake("regkit::lncc")
 def _fake(a, b, weight, window, eps, need_a, need_b):
-    return a.new_empty((), dtype=native.working_dtype(a, b)), *_fake_gradients(a, b, need_a, need_b)
+    dtype = native.working_dtype(a, b)
+    gradients = (a.new_empty(a.shape if need else 0, dtype=dtype) for need in (need_a, need_b))
+    return a.new_empty((), dtype=dtype), *gradients
 
 
 @torch.library.register_fake("regkit::lncc_map")
@@ -71,7 +72,7 @@ def _fake_map(a, b, window, eps):
 
 @torch.library.register_fake("regkit::lncc_map_backward")
 def _fake_map_backward(grad, a, b, window, eps, need_a, need_b):
-    return _fake_gradients(a, b, need_a, need_b)
+    return a.new_empty(a.shape if need_a else 0), b.new_empty(b.shape if need_b else 0)
 
 
 def _sweep(a, b, *, window, eps, weight=None, volumes_per_weight=1, want_map=False, need_a=False, need_b=False, scale=1.0):
@@ -91,12 +92,13 @@ def _sweep(a, b, *, window, eps, weight=None, volumes_per_weight=1, want_map=Fal
 
 def _cpp(a, b, weight, window, eps, need_a, need_b):
     count = a.numel() if weight is None else weight.sum(dtype=torch.float64).item() * a.shape[1]
+    dtype = native.working_dtype(a, b)
     if count == 0:  # nothing to average: NaN, as torch's mean, and no gradient
-        return a.new_full((), float("nan"), dtype=native.working_dtype(a, b)), *(t.new_zeros(t.shape if need else 0) for t, need in ((a, need_a), (b, need_b)))
+        return a.new_full((), float("nan"), dtype=dtype), *(a.new_zeros(a.shape if need else 0, dtype=dtype) for need in (need_a, need_b))
     _, total, grad_a, grad_b = _sweep(
         a, b, window=window, eps=eps, weight=weight, volumes_per_weight=a.shape[1], need_a=need_a, need_b=need_b, scale=1 / count
     )
-    return (total / count).to(native.working_dtype(a, b)), *(_or_empty(g, t) for g, t in ((grad_a, a), (grad_b, b)))
+    return (total / count).to(dtype), *(a.new_empty(0, dtype=dtype) if g is None else g for g in (grad_a, grad_b))
 
 
 def _cpp_map(a, b, window, eps):
@@ -119,6 +121,7 @@ register("lncc_map_backward", reference=reference.lncc_map_backward, cpp=_cpp_ma
 
 def _setup_context(ctx, inputs, output):
     ctx.need_a, ctx.need_b = inputs[5:]
+    ctx.dtypes = inputs[0].dtype, inputs[1].dtype
     ctx.save_for_backward(output[1], output[2])
     ctx.mark_non_differentiable(output[1], output[2])
     ctx.set_materialize_grads(False)
@@ -128,7 +131,13 @@ def _backward(ctx, grad, *_):
     grad_a, grad_b = ctx.saved_tensors
     if grad is None:
         return (None,) * 7
-    return (grad * grad_a if ctx.need_a else None, grad * grad_b if ctx.need_b else None, None, None, None, None, None)
+    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
+    # underflow.
+    return (
+        (grad * grad_a).to(ctx.dtypes[0]) if ctx.need_a else None,
+        (grad * grad_b).to(ctx.dtypes[1]) if ctx.need_b else None,
+        *(None,) * 5,
+    )
 
 
 def _setup_context_map(ctx, inputs, output):

@@ -19,9 +19,9 @@ def upsample(
 ) -> torch.Tensor:  # (B, C, *size)
     """Resamples a field linearly from coarse knots to a grid of `size`: `out(x) = scale * u((x - offset) / factor)`.
 
-    Knot c of an axis lies at fine index `c * factor + offset`, and positions beyond the first and last knot take their value. factor and offset are given
-    for all axes or one an axis; factor > 0 is usually size / coarse size. scale multiplies the values, one for all channels or one a channel: a
-    displacement in coarse voxels becomes one in fine voxels by `scale=factor`.
+    Knot c of an axis lies at fine index `c * factor + offset`, and positions beyond the first and last knot take their value. factor and
+    offset are given for all axes or one an axis; factor > 0 is usually size / coarse size. scale multiplies the values, one for all
+    channels or one a channel: a displacement in coarse voxels becomes one in fine voxels by `scale=factor`.
     `offset=0` puts knot 0 on voxel 0; `offset=(factor - 1) / 2` aligns the outer edges of the voxels (torch's align_corners=False);
     `factor=(size - 1) / (coarse - 1)` aligns the corners (align_corners=True).
     Differentiable once by u: the backward is the exact adjoint. Computed in float32 (float64 for float64), result in u's dtype.

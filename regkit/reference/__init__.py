@@ -6,6 +6,7 @@ from regkit.reference.diffusion import diffusion_energy
 from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
+from regkit.reference.smooth import smooth
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
 
@@ -22,6 +23,7 @@ __all__ = [
     "lncc_map_backward",
     "mind_ssc",
     "mind_ssc_backward",
+    "smooth",
     "upsample",
     "upsample_backward",
     "warp",

@@ -1,6 +1,7 @@
 """det(I + grad u) in plain torch: differences by axis, then cofactors.
 
-With cof[c][d] the cofactors, det = sum_c M[c][d] cof[c][d] for any d, and d det / d M[c][d] = cof[c][d]: the backward is the adjoint of the differences.
+With cof[c][d] the cofactors, det = sum_c M[c][d] cof[c][d] for any d, and d det / d M[c][d] = cof[c][d]: the backward is the adjoint of the
+differences.
 """
 
 import torch

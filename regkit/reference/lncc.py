@@ -6,6 +6,8 @@ The images are taken to float64 first: `E[x^2] - E[x]^2` of a bright image is al
 import torch
 import torch.nn.functional as F
 
+from regkit.reference.warp import working_dtype
+
 
 def box_sum(x: torch.Tensor, window: int) -> torch.Tensor:
     """Sum over the window around each voxel, zeros outside; (B, C, *spatial)."""
@@ -49,5 +51,6 @@ def lncc(a, b, weight, window: int, eps: float, need_a: bool, need_b: bool):
     """The weighted mean of the map (weight (B, 1, *spatial) or None) and its gradients."""
     w = torch.ones_like(a[:, :1], dtype=torch.float64) if weight is None else weight.double()
     w = (w / (w.sum() * a.shape[1])).expand(a.shape)
-    value = (w * lncc_map(a.double(), b.double(), window, eps)).sum()
-    return value.to(torch.float64 if a.dtype == torch.float64 else torch.float32), *lncc_map_backward(w, a, b, window, eps, need_a, need_b)
+    x, y, dtype = a.double(), b.double(), working_dtype(a, b)
+    value = (w * lncc_map(x, y, window, eps)).sum()
+    return value.to(dtype), *(g.to(dtype) for g in lncc_map_backward(w, x, y, window, eps, need_a, need_b))

@@ -8,7 +8,7 @@ from regkit.reference.warp import working_dtype
 def _taps(fine: int, coarse: int, factor: float, offset: float, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Per fine index along an axis: the two knots it reads, and the weight of the second."""
     c = ((torch.arange(fine, dtype=torch.float64, device=like.device) - offset) / factor).clamp(0, coarse - 1)
-    low = c.floor().clamp_max(max(coarse - 2, 0))
+    low = c.floor()
     return low.long(), (low.long() + 1).clamp_max(coarse - 1), (c - low).to(like.dtype)
 
 

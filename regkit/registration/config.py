@@ -77,6 +77,8 @@ class RefineStage:
     """Weight of the diffusion energy."""
     step: tuple[float, ...] = (0.2, 0.1, 0.1)
     """Adam's step in voxels of the level."""
+    smoothing: int = 2
+    """Binomial filters between the optimiser's parameters and the field."""
     noise: float = 0.01
     """Contrast (of intensities in 0..1) below which a window counts as flat."""
     diffeomorphic: bool = False

@@ -50,17 +50,24 @@ def refine(
         curve = curves[f"level {n + 1}"] = []
         for i in range(iterations):
             if i % WEIGHT_EVERY == 0:
-                problem.update_weight(parameters.detach())
-            loss = problem.loss(parameters)
+                problem.update_weight(smoothed(parameters.detach(), stage.smoothing))
+            loss = problem.loss(smoothed(parameters, stage.smoothing))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             curve.append(float(loss.detach()))
             done += 1
             progress("refine", done / total, f"level {n + 1}, loss {curve[-1]:.4f}")
-        field = parameters.detach()
+        field = smoothed(parameters.detach(), stage.smoothing)
     field = exponential(field) if stage.diffeomorphic else field
     return resize(field, grid.shape), curves
+
+
+def smoothed(parameters: torch.Tensor, passes: int) -> torch.Tensor:
+    """The field of the optimiser's parameters: binomial smoothing, which is close to a B-spline and keeps single voxels from running off."""
+    for _ in range(passes):
+        parameters = ops.smooth(parameters)
+    return parameters
 
 
 class _Problem:

@@ -45,6 +45,17 @@ def two_displacements(size: Size, generator: torch.Generator) -> dict[str, torch
     return {"u": displacement(size, generator), "v": displacement(size, generator)}
 
 
+def coarse_displacement(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A displacement at a quarter of the resolution, and a gradient of the fine one."""
+    coarse = torch.randn(1, len(size), *(max(2, n // 4) for n in size), generator=generator)
+    return {"coarse": coarse, "weight": torch.rand(1, len(size), *size, generator=generator)}
+
+
+def corner_factors(coarse: torch.Tensor, fine: torch.Tensor) -> list[float]:
+    """Per axis, the factor between two grids whose corners are aligned."""
+    return [(n - 1) / (c - 1) for n, c in zip(fine.shape[2:], coarse.shape[2:])]
+
+
 def features_and_keypoints(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """Feature maps at stride 2 of an image of this size, and keypoints anywhere in them."""
     half = tuple(n // 2 for n in size)
@@ -166,6 +177,17 @@ def diffusion_gradient_slices(u) -> Run:
     return lambda: with_gradient(peers.sliced_diffusion(u), u)
 
 
+def upsample_ours(coarse, weight) -> Run:
+    coarse.requires_grad_()
+    return lambda: with_gradient(ops.upsample(coarse, weight.shape[2:], corner_factors(coarse, weight)), coarse, weight)
+
+
+def upsample_interpolate(coarse, weight) -> Run:
+    coarse.requires_grad_()
+    options = {"size": weight.shape[2:], "mode": "trilinear" if weight.dim() == 5 else "bilinear", "align_corners": True}
+    return lambda: with_gradient(F.interpolate(coarse, **options), coarse, weight)
+
+
 COMPOSITE, READY_GRID, SEPARABLE, MONAI, CONVOLUTION = "composite", "grid_sample", "separable conv", "MONAI", "grouped conv"
 
 CASES = [
@@ -259,6 +281,14 @@ CASES = [
         providers={REGKIT: diffusion_gradient_ours, "torch slices": diffusion_gradient_slices},
         bytes_per_unit=24,
         flops_per_unit=40,
+    ),
+    OpCase(
+        name="upsample by 4 forward+backward",
+        op="upsample",
+        inputs=coarse_displacement,
+        providers={REGKIT: upsample_ours, "F.interpolate": upsample_interpolate},
+        bytes_per_unit=24,  # out 12, gradient 12; the coarse field is small beside them
+        flops_per_unit=48,
     ),
 ]
 

@@ -1,0 +1,77 @@
+"""One typical call of every op, and the comparison of an op with its reference: what the tests of all ops share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from regkit import ops
+from tests.ops.compare import assert_close
+
+SHAPES = {2: (13, 37), 3: (7, 9, 21)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """function(*tensors) is differentiable by each tensor."""
+
+    function: Callable
+    tensors: tuple[torch.Tensor, ...]
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def displacement(
+    spatial: tuple[int, ...], batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64, size: float = 1.5
+) -> torch.Tensor:
+    """A rough displacement that leaves the image here and there; no sample is near a voxel centre, where the derivative jumps."""
+    u = size * randn(batch, len(spatial), *spatial, seed=seed)
+    return (u.floor() + 0.03 + 0.94 * (u - u.floor())).to(dtype)
+
+
+def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+    dims = len(spatial)
+    a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
+    u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
+    weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
+    larger = tuple(2 * n + 1 for n in spatial)
+    return {
+        "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
+        "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
+        "warp extent": Case(lambda a, u: ops.warp(a, u, padding="extent", fill=-1.0), (a, u)),
+        "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
+        "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
+        "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
+        "compose": Case(ops.compose, (u, v)),
+        "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
+        "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
+        "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
+    }
+
+
+NAMES = tuple(cases((3, 4), 1))
+
+
+def value_and_gradients(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """function's value, and the gradients of a fixed functional of it: a large one for a mean, for they must be normal float16 numbers."""
+    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+    value = function(*leaves)
+    weight = randn(*value.shape, seed=9) if value.dim() else torch.tensor(500.0)
+    return [value.detach(), *torch.autograd.grad(value, leaves, weight.to(value.dtype))]
+
+
+def reference(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """The same by the reference in float64."""
+    with ops.backend("reference"):
+        return value_and_gradients(function, tuple(t.double() for t in tensors))
+
+
+def assert_same(name: str, got: list[torch.Tensor], want: list[torch.Tensor], tolerance: float) -> None:
+    for what, x, y in zip(["value"] + [f"gradient {i}" for i in range(len(want) - 1)], got, want, strict=True):
+        assert_close(f"{name}, {what}", x, y, tolerance)
+
+
+def assert_like_reference(name: str, function: Callable, tensors: tuple[torch.Tensor, ...], tolerance: float) -> None:
+    assert_same(name, value_and_gradients(function, tensors), reference(function, tensors), tolerance)
