@@ -133,6 +133,11 @@ PRESETS: dict[str, Config] = {
             affine=AffineStage(voxels=(1000, 4000), iterations=(60, 40), window=9),
             refine=RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(2.0, 2.0, 2.0), step=(0.2, 0.2, 0.2)),
         ),
-        "multimodal": Config(refine=RefineStage(similarity="mind", shrink=(4.0, 2.0), iterations=(80, 80), window=(5, 5), smoothness=(0.5, 0.5), step=(0.2, 0.1))),
+        "multimodal": Config(
+            max_voxels=2_000_000,  # MIND holds 12 channels; finest level at the working grid, as coarser ones lose small scans
+            refine=RefineStage(
+                similarity="mind", shrink=(4.0, 2.0, 1.0), iterations=(80, 80, 60), window=(5, 5, 5), smoothness=(1.0, 1.0, 1.0), step=(0.2, 0.1, 0.1)
+            ),
+        ),
     }.items()
 }
