@@ -70,9 +70,7 @@ def foerstner_keypoints(
     keep = peak & (score >= threshold)
     if mask is not None:
         inside = (mask > 0).to(image.dtype)
-        for axis in range(dims):
-            inside = torch.minimum(inside, _shift_minimum(inside, axis))
-        keep &= inside > 0
+        keep &= torch.stack([inside, *(_shift_minimum(inside, axis) for axis in range(dims))]).amin(0) > 0
     points = keep[0, 0].nonzero()
     return points if len(points) <= count else points[farthest_points(points, count, score[0, 0][keep[0, 0]])]
 

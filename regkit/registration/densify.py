@@ -38,7 +38,7 @@ def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], 
     grid = grid.reshape(1, dims + 1, *shape)
     pool = F.avg_pool3d if dims == 3 else F.avg_pool2d
     for _ in range(smoothing):
-        grid = pool(grid, 5, stride=1, padding=2)
+        grid = pool(F.pad(grid, [2, 2] * dims), 5, stride=1)  # its own padding refuses grids under 5 cells
     return _upsample(grid[:, :-1] / (grid[:, -1:] + 1e-4), spatial, step)
 
 
