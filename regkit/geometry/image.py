@@ -92,6 +92,15 @@ def as_image(source: Any, name: str = "image", *, header: str = "auto") -> Image
     ``source``: an Image; a path (see :func:`read_image`, which also says what ``header`` does); ``(array, affine)``; a nibabel or SimpleITK image; a 2-D or
     3-D numpy array; a torch tensor of the same or of shape (1, 1, *spatial). Bare arrays and tensors get 1 mm voxels at the world's origin.
     """
+    try:
+        return _as_image(source, name, header)
+    except InputError as error:  # whoever looks at shapes and affines knows not whose they are
+        if str(error).startswith(f"{name}:"):
+            raise
+        raise InputError(f"{name}: {error}") from error
+
+
+def _as_image(source: Any, name: str, header: str) -> Image:
     if isinstance(source, Image):
         return replace(source, name=name)
     if isinstance(source, (str, os.PathLike)):

@@ -61,7 +61,8 @@ def register(
     with _threads(threads), torch.no_grad():
         record.threads = torch.get_num_threads()
         with _stage("read", record, progress):
-            images = {name: None if source is None else as_image(source, name, header=header) for name, source in sources.items()}
+            without = {name for name, source in sources.items() if source is None and name.endswith("mask")}
+            images = {name: None if name in without else as_image(source, name, header=header) for name, source in sources.items()}
             record.inputs = {name: describe_input(sources[name], image) for name, image in images.items() if image is not None}
             scans = _check(images, record)
         result = _run(images, scans, config, record, progress)
