@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a bug (traceback), 2 usage, 3 input, 4 memory, 130 interru
 like only when they run, so that `regkit --help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv` (default: the process's arguments) and return the exit code."""
+    # torch's threads and the kernels' take turns; with OpenMP's default, threads that wait for torch's next loop spin on the cores that the kernels
+    # need. OpenMP reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except RegkitError as error:

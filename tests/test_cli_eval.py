@@ -22,7 +22,7 @@ def folder(tmp_path):
     save_transform(Composite([Affine(matrix)]), out / "xfm.h5")
     save_transform(Composite([Affine(matrix).inverse()]), out / "xfm_inverse.h5")
     place = {"shape": grid.shape, "affine": grid.affine.tolist()}
-    metrics = {"folds": 0.0, "sdlogj": 0.03, "sdlogj_learn2reg": 0.01}
+    metrics = {"jacobian": {"folds": 0.0, "sdlogj": 0.03, "sdlogj_learn2reg": 0.01}}
     (out / "run.json").write_text(json.dumps({"grids": {"fixed": place, "moving": place}, "metrics": metrics}))
     labels = np.zeros((2, *grid.shape), np.int16)
     for label, corner in ((3, (4, 6, 4)), (1002, (9, 9, 9))):

@@ -26,15 +26,18 @@ class PlainLines:
 
     def __init__(self) -> None:
         self.stage: str | None = None
+        self.ended: str | None = None
         self.started = time.monotonic()
 
     def __call__(self, stage: str, fraction: float, message: str = "") -> None:
+        if stage == self.ended and fraction >= 1:  # a stage may say so twice: its last step, and its caller
+            return
         if stage != self.stage:
             self.stage, self.started = stage, time.monotonic()
         if fraction >= 1:
             note = f": {message}" if message else ""
             print(f"{stage}, {time.monotonic() - self.started:.1f} s{note}", file=sys.stderr, flush=True)
-            self.stage = None
+            self.stage, self.ended = None, stage
 
 
 @contextmanager

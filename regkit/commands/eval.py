@@ -38,7 +38,7 @@ class Eval:
                 given, needed = ("fixed", "moving") if moving is None else ("moving", "fixed")
                 raise UsageError(f"--{given}-{kind} needs --{needed}-{kind} to compare with")
         from regkit.geometry import read_image, read_points
-        from regkit.registration.evaluate import evaluate
+        from regkit.registration.evaluate import deformation, evaluate
         from regkit.registration.save import load_run, to_json
 
         run = load_run(self.out)
@@ -61,14 +61,6 @@ class Eval:
             for table in tables(found):
                 console.print(table)
         return 0
-
-
-def deformation(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What run.json says about the deformation itself."""
-    from regkit.report.tables import metric
-
-    keys = ("folds", "sdlogj", "sdlogj_learn2reg")
-    return {key: metric(metrics, key) for key in keys}
 
 
 def tables(found: dict[str, Any]) -> list["RichTable"]:

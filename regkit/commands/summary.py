@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from regkit.report.tables import metric, number, percent
+from regkit.report.tables import metric, number, percent, total_seconds
 
 
 def summary(result: Any) -> list[str]:
     """Time, similarity, folds and inverse consistency of a Result, then its warnings."""
     record = result.record
     how = f"{record.device}, {record.threads} threads, peak {record.peak_memory_mb:.0f} MB"
-    lines = [f"registered in {sum(record.seconds.values()):.1f} s ({how})"]
+    lines = [f"registered in {total_seconds(record.seconds):.1f} s ({how})"]
     found = []
     before, after = metric(record.metrics, "similarity_before"), metric(record.metrics, "similarity_after")
     if before is not None and after is not None:

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from regkit import ops
 from regkit.geometry import Affine, Grid, Image
 from regkit.registration.config import Config
+from regkit.registration.mutual import normalised_mutual_information
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 
@@ -84,9 +85,7 @@ class _Level:
         self.index = torch.from_numpy(np.stack(index)).reshape(grid.ndim, -1)
         self.window = config.affine.window
         self.eps = config.refine.noise**2 * self.window**grid.ndim
-        self.mind = config.refine.similarity == "mind"
-        if self.mind:
-            self.fixed, self.moving = ops.mind_ssc(self.fixed), ops.mind_ssc(self.moving)
+        self.mutual = config.refine.similarity == "mind"
 
     def displacement(self, matrix: torch.Tensor) -> torch.Tensor:
         """(1, D, *shape) voxels, from fixed grid index to moving grid index, of a world matrix."""
@@ -111,8 +110,8 @@ class _Level:
         if self.seen < 0.1:
             return 1.0 - self.seen + 0.0 * u.sum()
         moved = ops.warp(self.moving, u, padding="border")
-        if self.mind:
-            return ((moved - self.fixed).square().mean(1, keepdim=True) * self.both).sum() / self.both.sum() + 0.05 * (1 - self.seen)
+        if self.mutual:
+            return 1 - (normalised_mutual_information(moved, self.fixed, self.both) - 1) * min(1.0, self.seen + 0.5)
         return 1 - ops.lncc(moved, self.fixed, window=self.window, weight=self.both, eps=self.eps) * min(1.0, self.seen + 0.5)
 
 

@@ -21,7 +21,8 @@ class Intensity:
 
 @dataclass(frozen=True)
 class AffineStage:
-    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam on local NCC or MIND, coarse to fine."""
+    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam, coarse to fine, on local NCC; where refinement takes MIND, on
+    normalised mutual information."""
 
     enabled: bool = True
     """Off: only the best start (header, centres, mass centres) is taken."""
@@ -122,7 +123,7 @@ _NO_EMBEDDING = EmbeddingStage(enabled=False)
 _BRAIN = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
 _LUNG = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
 _XRAY = RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0), step=(0.4, 0.4, 0.4))
-_MULTIMODAL = RefineStage(similarity="mind", shrink=(4.0, 2.0), iterations=(80, 80), window=(5, 5), smoothness=(0.5, 0.5), step=(0.4, 0.2))
+_MULTIMODAL = RefineStage(similarity="mind", iterations=(80, 80, 60), smoothness=(0.5, 0.5, 0.5))
 
 PRESETS: dict[str, Config] = {
     name: replace(config, preset=name)
@@ -133,6 +134,6 @@ PRESETS: dict[str, Config] = {
         "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0))),
         "mr-brain": Config(embedding=_NO_EMBEDDING, refine=_BRAIN),
         "xray": Config(embedding=_NO_EMBEDDING, affine=AffineStage(voxels=(1000, 4000), window=9), refine=_XRAY),
-        "multimodal": Config(refine=_MULTIMODAL),
+        "multimodal": Config(max_voxels=2_000_000, refine=_MULTIMODAL),  # MIND holds 12 channels
     }.items()
 }

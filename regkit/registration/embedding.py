@@ -18,6 +18,10 @@ from regkit.registration.densify import splat, thin_plate_spline
 FEWEST = 10  # keypoints below which the stage has nothing to hold on to
 
 
+class TooFewKeypoints(InputError):
+    """The fixed scan is too small or too smooth for the stage; a registration can go on without it."""
+
+
 def cost_volumes(fixed: torch.Tensor, moving: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:
     """(N, L) dissimilarities of MIND-SSC patches, L = (2 search_radius + 1)^D displacements, first axis slowest."""
     pool = F.avg_pool3d if fixed.dim() == 5 else F.avg_pool2d
@@ -58,12 +62,13 @@ def embed(fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, 
 
     mask (1, 1, *spatial): where keypoints may lie, or None.
 
-    Raises InputError when the fixed scan has too few keypoints.
+    Raises TooFewKeypoints when the fixed scan has fewer than 10.
     """
     keypoints = foerstner_keypoints(fixed, mask, count=stage.keypoints, spread=stage.spread)
     if len(keypoints) < FEWEST:
-        raise InputError(
-            f"the fixed scan has only {len(keypoints)} distinctive points inside its mask (at least {FEWEST} are needed); check the intensity window, or set embedding.enabled = false"
+        raise TooFewKeypoints(
+            f"the fixed scan has only {len(keypoints)} distinctive points{'' if mask is None else ' inside its mask'} (at least {FEWEST} are needed); "
+            "check the intensity window, or set embedding.enabled = false"
         )
     dims = fixed.dim() - 2
     moved = decode(cost_volumes(fixed, moving, keypoints, stage), keypoints, stage, dims)

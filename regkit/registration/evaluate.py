@@ -37,6 +37,12 @@ def evaluate(
     return found
 
 
+def deformation(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What a Record's metrics (run.json's, too) say of the deformation itself: folds, SDlogJ, and SDlogJ as Learn2Reg shifts it; None if not measured."""
+    jacobian = metrics.get("jacobian", {})
+    return {key: jacobian.get(key) for key in ("folds", "sdlogj", "sdlogj_learn2reg")}
+
+
 def _both(fixed: Any, moving: Any, kind: str) -> bool:
     if (fixed is None) != (moving is None):
         given, wanted = ("fixed", "moving") if moving is None else ("moving", "fixed")

@@ -15,9 +15,10 @@ LONGEST = 2.0  # voxels, of a Newton step
 
 
 def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid]:
-    """The displacement (1, D, *grid.shape) continued beyond its grid until it has faded to 0 or the box of `whole` ends.
+    """The displacement (1, D, *grid.shape) continued beyond its grid until it has faded to 0, or covers the box of `whole` and what it maps that box to.
 
-    A displacement field is 0 outside its grid (ITK's rule). Where the working grid is smaller than the fixed scan, a sudden end would tear the image.
+    A displacement field is 0 outside its grid (ITK's rule). Where the working grid is smaller than the fixed scan, a sudden end would tear the image; and the
+    inverse, which lies on the same grid, must know where points came from that were moved out of the box.
     """
     lower, upper = [], []
     corners = grid.to_index(np.array(whole.corners))
@@ -25,8 +26,9 @@ def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid
     faces = [[u.select(d + 2, at).abs().max().item() for at in (0, -1)] for d in range(grid.ndim)]
     lengths = [[math.ceil(FADE * face) + 2 for face in pair] for pair in faces]
     for d in range(grid.ndim):
-        lower.append(min(reach[d][0], lengths[d][0]))
-        upper.append(min(reach[d][1], lengths[d][1]))
+        low, high = _overshoot(u[0, d], d)
+        lower.append(min(reach[d][0] + low, lengths[d][0]))
+        upper.append(min(reach[d][1] + high, lengths[d][1]))
     wide = u
     for d in range(grid.ndim):  # axis by axis, so that no index of the whole padded volume is needed
         n = grid.shape[d]
@@ -35,6 +37,13 @@ def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid
         fade = (1 - outside).clamp_min(0).reshape([-1 if a == d else 1 for a in range(grid.ndim)])
         wide = wide.index_select(d + 2, index.clamp(0, n - 1)) * fade
     return wide, grid.pad(lower, upper)
+
+
+def _overshoot(u: torch.Tensor, axis: int) -> tuple[int, int]:
+    """By how many voxels x + u(x) leaves the grid at the lower and the upper end of an axis; u (*spatial) is the component along it."""
+    n = u.shape[axis]
+    place = torch.arange(n, dtype=u.dtype).reshape([-1 if a == axis else 1 for a in range(u.dim())]) + u
+    return max(0, math.ceil(-float(place.min()))), max(0, math.ceil(float(place.max()) - (n - 1)))
 
 
 def invert(u: torch.Tensor) -> torch.Tensor:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from regkit import ops
 from regkit.errors import InputError, UsageError
-from regkit.geometry import Affine, Composite, Grid, Image, as_image, check_mask, check_scan, resample
+from regkit.geometry import Image, as_image, check_mask, check_scan, resample
 from regkit.registration.affine import register_affine
 from regkit.registration.config import PRESETS, Config
-from regkit.registration.embedding import embed
+from regkit.registration.embedding import TooFewKeypoints, embed
 from regkit.registration.field import extend, transforms
 from regkit.registration.folds import remove_folds
+from regkit.registration.measure import measure
 from regkit.registration.prepare import Scan, coverage, normalise, on_grid, working_grid
 from regkit.registration.progress import Progress, silent
 from regkit.registration.provenance import describe_input, versions
@@ -78,19 +78,22 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
     with _stage("affine", record, progress):
         with torch.enable_grad():
             affine, start, curve = register_affine(fixed, moving, grid, config, progress)
-        record.curves["affine"] = curve
+        record.curves |= _by_level(curve, config)
         record.notes.append(f"start: {start}")
     displacement = None
     if config.embedding.enabled:
         with _stage("embedding", record, progress):
             pair = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
             mask = None if fixed.mask is None else coverage(fixed, grid, None, True)
-            displacement, facts = embed(*pair, mask, config.embedding)
-            record.notes.append("embedding: {keypoints} keypoints, displacement median {median_voxels:.1f}, largest {largest_voxels:.1f} voxels".format(**facts))
+            try:
+                displacement, facts = embed(*pair, mask, config.embedding)
+                record.notes.append("embedding: {keypoints} keypoints, displacement median {median_voxels:.1f}, largest {largest_voxels:.1f} voxels".format(**facts))
+            except TooFewKeypoints as few:  # small or smooth scans: refinement starts from the affine
+                record.warnings.append(f"no displacement embedding: {few}")
     with _stage("refine", record, progress):
         with torch.enable_grad():
             displacement, curves = refine(fixed, moving, grid, affine, displacement, config, progress)
-        record.curves |= curves
+        record.curves |= {f"refine, {level}": values for level, values in curves.items()}
     with _stage("invert", record, progress):
         displacement, wide = extend(displacement, grid, fixed.image.grid)
         if config.refine.remove_folds:
@@ -100,7 +103,7 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
         forward, backward = transforms(displacement, wide, affine)
     with _stage("measure", record, progress):
         moved = resample(scans[1], scans[0].grid, forward, labels=False)
-        record.metrics = _metrics(fixed, moving, forward, backward, displacement, wide, affine, config)
+        record.metrics = measure(fixed, moving, forward, backward, affine, displacement, wide, config.affine.window)
         if record.metrics["jacobian"]["folds"] > 0:
             record.warnings.append(f"{100 * record.metrics['jacobian']['folds']:.3f} % of voxels are folded")
     return Result(
@@ -108,40 +111,12 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
     )
 
 
-def _metrics(fixed: Scan, moving: Scan, forward: Composite, backward: Composite, u: torch.Tensor, grid: Grid, affine: Affine, config: Config) -> dict[str, Any]:
-    from regkit.metrics import jacobian_summary
-
-    inside = fixed.foreground()
-    points = fixed.image.grid.to_world(_sample(inside, 20_000))
-    there = forward.apply(points)
-    error = np.linalg.norm(backward.apply(there) - points, axis=1)
-    length = np.linalg.norm(there - points, axis=1)
-    deformation = u[0].square().sum(0).sqrt() * grid.spacing[0]
-    scale = float(np.linalg.det(affine.matrix[:-1, :-1]))
-    jacobian = jacobian_summary(u)
-    jacobian |= {"det_min": jacobian["det_min"] * scale, "det_max": jacobian["det_max"] * scale}
-    window = config.affine.window
-    still, aligned = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
-    similarity = {
-        "similarity_measure": f"squared local NCC, window {window}",
-        "similarity_before": float(ops.lncc(still, on_grid(moving.image, grid, Affine.identity(grid.ndim)), window=window)),
-        "similarity_affine": float(ops.lncc(still, aligned, window=window)),
-        "similarity_after": float(ops.lncc(still, ops.warp(aligned, u, padding="border"), window=window)),
-    }
-    return {
-        "jacobian": jacobian,
-        "displacement_mm": {f"p{q}": float(np.percentile(length, q)) for q in (5, 25, 50, 75, 95)} | {"max": float(length.max())},
-        "deformation_mm": {"mean": float(deformation.mean()), "max": float(deformation.max())},
-        "inverse_consistency_mm": {"mean": float(error.mean()), "p95": float(np.percentile(error, 95)), "max": float(error.max())},
-        **similarity,
-    }
-
-
-def _sample(inside: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` indices of true voxels, evenly spread over their list."""
-    flat = np.flatnonzero(inside)
-    chosen = flat[:: max(1, len(flat) // count)]
-    return np.stack(np.unravel_index(chosen, inside.shape), 1).astype(np.float64)
+def _by_level(curve: list[float], config: Config) -> dict[str, list[float]]:
+    """The affine's losses, level by level: they are measured on different grids."""
+    if not config.affine.enabled:
+        return {}
+    ends = np.cumsum(config.affine.iterations)[:-1]
+    return {f"affine, level {n + 1}": part.tolist() for n, part in enumerate(np.split(np.array(curve), ends))}
 
 
 def _check(images: dict[str, Image | None], record: Record) -> list[Image]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from regkit.errors import UsageError
-from regkit.geometry import Composite, Image, Points, as_image, read_points, resample
+from regkit.geometry import Composite, Grid, Image, Points, as_image, read_points, resample
 from regkit.registration.config import Config
 
 Space = Literal["fixed", "moving"]
@@ -67,7 +67,7 @@ class Result:
             if space not in ("fixed", "moving"):
                 _space(space)
         if isinstance(points, (str, os.PathLike)):
-            points = read_points(points)
+            points = read_points(points, (self.moving if from_ == "moving" else self.fixed).grid)
         if from_ == to:
             return points
         transform = self.transform if from_ == "fixed" else self.inverse
@@ -76,13 +76,16 @@ class Result:
         return transform.apply(np.asarray(points, dtype=np.float64))
 
     def evaluate(self, fixed_labels: Any = None, moving_labels: Any = None, fixed_points: Any = None, moving_points: Any = None) -> dict[str, Any]:
-        """Dice, HD95 and ASSD of label maps, TRE of landmarks, and the field's own statistics; see regkit.registration.evaluate."""
-        from regkit.registration.evaluate import evaluate
+        """Dice, HD95 and ASSD of label maps, TRE of landmarks, and folds and SDlogJ of the field; see regkit.registration.evaluate.
+
+        Labels: whatever `warp` takes, arrays having the scan's grid; points: Points, landmark files, or (N, D) in world mm (RAS in 3-D).
+        """
+        from regkit.registration.evaluate import deformation, evaluate
 
         labels = [None if x is None else as_image(Image(x, scan.grid) if isinstance(x, np.ndarray) else x, name) for x, scan, name in (
             (fixed_labels, self.fixed, "fixed labels"), (moving_labels, self.moving, "moving labels"))]  # fmt: skip
-        points = [_points(x) for x in (fixed_points, moving_points)]
-        return {**evaluate(self.transform, *labels, *points), "jacobian": dict(self.record.metrics.get("jacobian", {}))}
+        points = [_points(x, scan.grid) for x, scan in ((fixed_points, self.fixed), (moving_points, self.moving))]
+        return evaluate(self.transform, *labels, *points) | deformation(self.record.metrics)
 
     def report(self, path: str | os.PathLike[str], **more: Any) -> Path:
         """Writes the self-contained HTML report."""
@@ -98,11 +101,11 @@ class Result:
         return save_result(self, directory)
 
 
-def _points(points: Any) -> Points | None:
+def _points(points: Any, grid: Grid) -> Points | None:
     if points is None or isinstance(points, Points):
         return points
     if isinstance(points, (str, os.PathLike)):
-        return read_points(points)
+        return read_points(points, grid)
     return Points(np.asarray(points if isinstance(points, (np.ndarray, Sequence)) else list(points), dtype=np.float64))
 
 

@@ -48,13 +48,12 @@ def build(result, per_plane: int = 5) -> Scene:
     """Cut the slices of a result (see regkit.registration.Result)."""
     fixed = np.asarray(result.fixed.data)
     grid = result.fixed.grid
-    mask = None if result.fixed_mask is None else np.asarray(result.fixed_mask.data) > 0
-    if mask is not None and mask.shape != fixed.shape:
-        mask = _onto(result.fixed_mask, grid)
-    fixed_window = slices.grey_window(fixed, mask)
-    # the same place in the body gives comparable grey levels; the moved scan lies on the fixed grid
+    mask = None if result.fixed_mask is None else _onto(result.fixed_mask, grid)
     moved = np.asarray(result.moved.data)
-    moving_window = slices.grey_window(moved if np.ptp(moved) > 0 else np.asarray(result.moving.data), mask if np.ptp(moved) > 0 else None)
+    # the same place in the body gives comparable grey levels; of the moving scan itself, as interpolation mixes padding with tissue
+    place = tuple(slice(0, n) for n in fixed.shape) if mask is None or not mask.any() else _as_slices(*slices.bounding_box(mask))
+    fixed_window = slices.grey_window(fixed, place)
+    moving_window = slices.grey_window(np.asarray(result.moving.data), _moving_place(result, place))
     seen = slices.foreground(fixed)
     lower, upper = slices.bounding_box(seen)
     focus = seen if mask is None or not mask.any() else mask
@@ -70,7 +69,7 @@ def build(result, per_plane: int = 5) -> Scene:
             index,
             slices.to_grey(picture, fixed_window),
             slices.to_grey(moving_slice, moving_window),
-            slices.to_grey(plane.cut(moved, index)[window], moving_window),
+            slices.to_grey(_blacken(plane.cut(moved, index)[window], result, plane.indices(index)[window], moving_window), moving_window),
             _smooth(np.clip(picture.astype(np.float32), *fixed_window)),
             None if mask is None else plane.cut(mask, index)[window],
             window,
@@ -126,6 +125,14 @@ def _sample(image, grid, points: np.ndarray, outside: float) -> np.ndarray:
     return values.reshape(points.shape[:-1])
 
 
+def _blacken(moved: np.ndarray, result, points: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """The moved slice, black where the transform leaves the moving scan: its fill of 0 is soft tissue in a CT."""
+    if window[0] >= 0:
+        return moved
+    there = result.transform.apply(result.fixed.grid.to_world(points.reshape(-1, points.shape[-1])))
+    return np.where(result.moving.grid.contains(there).reshape(moved.shape), moved, window[0])
+
+
 def _onto(mask, grid) -> np.ndarray:
     from regkit.geometry.resample import resample
 
@@ -134,9 +141,22 @@ def _onto(mask, grid) -> np.ndarray:
 
 def _box_of(mask: np.ndarray) -> np.ndarray:
     inside = np.zeros(mask.shape, dtype=bool)
-    lower, upper = slices.bounding_box(mask)
-    inside[tuple(slice(low, high) for low, high in zip(lower, upper))] = True
+    inside[_as_slices(*slices.bounding_box(mask))] = True
     return inside
+
+
+def _as_slices(lower: np.ndarray, upper: np.ndarray) -> tuple[slice, ...]:
+    return tuple(slice(int(low), int(high)) for low, high in zip(lower, upper))
+
+
+def _moving_place(result, place: tuple[slice, ...]) -> tuple[slice, ...] | None:
+    """The box of the moving scan that shows what the box `place` of the fixed scan shows; None (everything) when it shows none of it."""
+    axes = [np.linspace(part.start, part.stop - 1, 8) for part in place]
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    there = result.moving.grid.to_index(result.transform.apply(result.fixed.grid.to_world(lattice)))
+    shape = np.array(result.moving.grid.shape)
+    lower, upper = np.floor(there.min(axis=0)).clip(0, shape), np.ceil(there.max(axis=0) + 1).clip(0, shape)
+    return _as_slices(lower, upper) if (upper > lower).all() else None
 
 
 def _smooth(picture: np.ndarray) -> np.ndarray:

@@ -153,15 +153,13 @@ def bounding_box(mask: np.ndarray, margin: float = 0.04) -> tuple[np.ndarray, np
     return np.array(lower), np.array(upper)
 
 
-def grey_window(data: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
-    """Grey levels (black, white) for showing a scan: percentiles 0.5 and 99.5 in the box around the mask, padding left out.
+def grey_window(data: np.ndarray, box: tuple[slice, ...] | None) -> tuple[float, float]:
+    """Grey levels (black, white) for showing a scan: percentiles 0.5 and 99.5 in the box, padding left out.
 
     A background close below the tissue (0 around a brain, not -2048 around a CT) is black.
     """
     inside, black = foreground(data), background(data)
-    if mask is not None:
-        lower, upper = bounding_box(mask)
-        box = tuple(slice(low, high) for low, high in zip(lower, upper))
+    if box is not None:
         data, inside = data[box], inside[box]
     values = data[inside]
     if values.size == 0:

@@ -68,16 +68,18 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # keys of Record.metrics (flattened, last part) -> what a reader calls them, unit
 _METRIC_NAMES = {
     "folds": ("Folded voxels (det ≤ 0)", "share"),
-    "folded_voxels": ("Folded voxels, count", ""),
     "sdlogj": ("SDlogJ", ""),
     "sdlogj_learn2reg": ("SDlogJ, Learn2Reg's +3 shift", ""),
-    "jacobian_min": ("Jacobian determinant, smallest", ""),
-    "jacobian_max": ("Jacobian determinant, largest", ""),
+    "det_min": ("Jacobian determinant, smallest", ""),
+    "det_max": ("Jacobian determinant, largest", ""),
+    "deformation_mm.mean": ("Deformation beyond the affine, mean", "mm"),
+    "deformation_mm.max": ("Deformation beyond the affine, largest", "mm"),
     "inverse_consistency_mm.mean": ("Inverse consistency, mean", "mm"),
     "inverse_consistency_mm.p95": ("Inverse consistency, p95", "mm"),
     "inverse_consistency_mm.max": ("Inverse consistency, largest", "mm"),
     "inverse_consistency_mm.outside": ("Voxels taken out of the moving scan", "share"),
     "similarity_before": ("Similarity before", ""),
+    "similarity_affine": ("Similarity after the affine", ""),
     "similarity_after": ("Similarity after", ""),
 }
 
@@ -155,12 +157,15 @@ def input_table(result: Any) -> Table:
     return Table(rows, "Scans", ["", "file", "voxels", "spacing, mm", "orientation", "type", "sha256"])
 
 
+def total_seconds(seconds: dict[str, float]) -> float:
+    """The whole time of a Record's seconds, which name it beside those of the stages."""
+    return seconds["total"] if "total" in seconds else sum(seconds.values())
+
+
 def detail_tables(record: Any) -> list[Table]:
     """Times, settings of the run, versions."""
-    total = sum(record.seconds.values())
-    times = Table(
-        [[stage, f"{seconds:.2f} s"] for stage, seconds in record.seconds.items()], "Time", foot=["sum of stages", f"{total:.2f} s"]
-    )
+    stages = [[stage, f"{seconds:.2f} s"] for stage, seconds in record.seconds.items() if stage != "total"]
+    times = Table(stages, "Time", foot=["total", f"{total_seconds(record.seconds):.2f} s"])
     run = Table(
         [
             ["device", str(record.device)],
@@ -204,6 +209,6 @@ def tiles(result: Any, overlap: float, evaluation: dict[str, Any]) -> list[Tile]
     if inverse is not None:
         found.append(Tile("Inverse consistency", f"{inverse:.2g}", "mm", "mean, there and back"))
     found.append(Tile("Overlap before", f"{100 * overlap:.0f}", "%", "of the fixed scan's box", "poor" if overlap < 0.2 else ""))
-    seconds = sum(result.record.seconds.values())
+    seconds = total_seconds(result.record.seconds)
     found.append(Tile("Time", f"{seconds:.1f}", "s", f"{result.record.threads} threads, {result.record.device}"))
     return found
