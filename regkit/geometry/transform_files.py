@@ -15,6 +15,7 @@ from regkit.errors import InputError
 from regkit.geometry.displacement import as_displacement_field, total_displacement
 from regkit.geometry.grid import Grid
 from regkit.geometry.itk import flip_matrix, grid_from_sitk, lps_flip, orthonormal_cover, set_sitk_grid
+from regkit.geometry.itk_h5 import write_itk_h5
 from regkit.geometry.nifti import VECTOR_INTENT, load_nibabel, nifti_affine, nifti_voxels, write_nifti
 from regkit.geometry.read import sitk_reason
 from regkit.geometry.transforms import Affine, Composite, DisplacementField, Transform
@@ -48,6 +49,11 @@ def _without_shear(field: DisplacementField) -> DisplacementField:
     return field if grid is field.grid else as_displacement_field(field, grid)
 
 
+def _each_without_shear(transform: Transform) -> Transform:
+    parts = [_without_shear(part) if isinstance(part, DisplacementField) else part for part in transform.parts]
+    return Composite(parts) if isinstance(transform, Composite) else parts[0]
+
+
 def transform_from_sitk(source: SimpleITK.Transform) -> Transform:
     """A SimpleITK transform as regkit's: linear ones (of any parametrisation, and chains of them) become one Affine. Raises InputError for kinds such as B-splines."""
     import SimpleITK
@@ -79,7 +85,8 @@ def transform_from_sitk(source: SimpleITK.Transform) -> Transform:
 def save_transform(transform: Transform, path: str | os.PathLike[str], *, fixed: Grid | None = None, moving: Grid | None = None) -> None:
     """Write a transform; the suffix names the format. The file appears whole or not at all.
 
-    .h5, .tfm, .txt : ITK's, any transform, composites in ITK's order; vectors are float64 there (8 D bytes a voxel of the field's own grid).
+    .h5 : ITK's, any transform, composites in ITK's order, compressed (see itk_h5).
+    .tfm, .txt : ITK's text, any transform; large for fields.
     .mat : ITK's and ANTs' affine.
     .nii, .nii.gz : ITK's displacement field (intent 1007, float32, LPS mm in 3-D) on the ``fixed`` grid; a lone DisplacementField needs none and keeps its own.
     .npz : Learn2Reg's displacement, (*fixed shape, D) float32 in voxels, such that moved(x) = moving(x + u(x)); needs ``fixed`` and ``moving``. Export only.
@@ -103,10 +110,13 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], *, fixed:
     elif name.endswith((".h5", ".tfm", ".txt", ".mat")):
         if name.endswith(".mat"):
             transform = _only_affine(transform, path)
-        import SimpleITK
-
         with atomic_path(path) as draft:
-            SimpleITK.WriteTransform(transform_to_sitk(transform), os.fspath(draft))
+            if name.endswith(".h5"):
+                write_itk_h5(_each_without_shear(transform), draft)
+            else:
+                import SimpleITK
+
+                SimpleITK.WriteTransform(transform_to_sitk(transform), os.fspath(draft))
     else:
         raise InputError(
             f"{path}: unknown transform format; use .h5, .tfm, .txt, .mat (affine), .nii.gz (displacement field) or .npz (Learn2Reg)"

@@ -70,12 +70,12 @@ class RefineStage:
     similarity: Literal["lncc", "mind"] = "lncc"
     shrink: tuple[float, ...] = (4.0, 2.0, 1.0)
     """Voxel size of each level over the working grid's."""
-    iterations: tuple[int, ...] = (60, 80, 40)
-    window: tuple[int, ...] = (5, 5, 5)
+    iterations: tuple[int, ...] = (60, 60, 60)
+    window: tuple[int, ...] = (9, 7, 5)
     """Of local NCC, odd."""
-    smoothness: tuple[float, ...] = (2.0, 2.0, 1.0)
+    smoothness: tuple[float, ...] = (1.5, 1.5, 1.0)
     """Weight of the diffusion energy."""
-    step: tuple[float, ...] = (0.2, 0.1, 0.1)
+    step: tuple[float, ...] = (0.4, 0.3, 0.2)
     """Adam's step in voxels of the level."""
     smoothing: int = 2
     """Binomial filters between the optimiser's parameters and the field."""
@@ -119,25 +119,21 @@ class Config:
 
 
 _NO_EMBEDDING = EmbeddingStage(enabled=False)
-_CT = Intensity(window=(-1000.0, 400.0))
+
+_BRAIN = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
+_LUNG = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
+_XRAY = RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0), step=(0.4, 0.4, 0.4))
+_MULTIMODAL = RefineStage(similarity="mind", iterations=(80, 80, 60), smoothness=(0.5, 0.5, 0.5))
 
 PRESETS: dict[str, Config] = {
     name: replace(config, preset=name)
     for name, config in {
         "generic": Config(),
-        "ct-lung": Config(intensity=_CT, use_masks="start", refine=RefineStage(smoothness=(6.0, 6.0, 6.0))),
-        "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0)), max_voxels=6_000_000),
-        "mr-brain": Config(embedding=_NO_EMBEDDING),
-        "xray": Config(
-            embedding=_NO_EMBEDDING,
-            affine=AffineStage(voxels=(1000, 4000), iterations=(60, 40), window=9),
-            refine=RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(2.0, 2.0, 2.0), step=(0.2, 0.2, 0.2)),
-        ),
-        "multimodal": Config(
-            max_voxels=2_000_000,  # MIND holds 12 channels; finest level at the working grid, as coarser ones lose small scans
-            refine=RefineStage(
-                similarity="mind", shrink=(4.0, 2.0, 1.0), iterations=(80, 80, 60), window=(5, 5, 5), smoothness=(1.0, 1.0, 1.0), step=(0.2, 0.1, 0.1)
-            ),
-        ),
+        # Lungs slide along the ribs: masks say where to look, but what surrounds the lungs helps to align their edges.
+        "ct-lung": Config(intensity=Intensity(window=(-1000.0, 400.0)), use_masks="start", refine=_LUNG),
+        "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0))),
+        "mr-brain": Config(embedding=_NO_EMBEDDING, refine=_BRAIN),
+        "xray": Config(embedding=_NO_EMBEDDING, affine=AffineStage(voxels=(1000, 4000), window=9), refine=_XRAY),
+        "multimodal": Config(max_voxels=2_000_000, refine=_MULTIMODAL),  # MIND holds 12 channels
     }.items()
 }

@@ -95,12 +95,12 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
         with torch.enable_grad():
             displacement, curves = refine(fixed, moving, grid, affine, displacement, config, progress)
         record.curves |= {f"refine, {level}": values for level, values in curves.items()}
+    with _stage("invert", record, progress):
+        displacement, wide = extend(displacement, grid, fixed.image.grid)
         if config.refine.remove_folds:
             displacement, folded = remove_folds(displacement)
             if folded:
                 record.notes.append(f"{folded} folded voxels smoothed out")
-    with _stage("invert", record, progress):
-        displacement, wide = extend(displacement, grid, fixed.image.grid)
         forward, backward = transforms(displacement, wide, affine)
     with _stage("measure", record, progress):
         moved = resample(scans[1], scans[0].grid, forward, labels=False)

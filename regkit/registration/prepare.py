@@ -13,6 +13,7 @@ from regkit.geometry import Affine, Grid, Image, resample, smooth_resample
 from regkit.registration.config import Config, Intensity
 
 FOREGROUND = 0.02  # of the intensity range
+FEWEST = 16  # voxels along the shortest axis of a level
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def working_grid(scan: Scan, config: Config) -> Grid:
 
 
 def level_grid(grid: Grid, shrink: float) -> Grid:
-    """The grid of a coarser level: same box, voxels `shrink` times larger, at least 4 voxels an axis."""
-    if shrink == 1:
-        return grid
-    return grid.with_shape([max(min(4, n), round(n / shrink)) for n in grid.shape])
+    """The grid of a coarser level: same box, voxels `shrink` times larger, but no axis shorter than FEWEST voxels (or than it is): below that
+    little of a scan is left to align."""
+    shrink = max(1.0, min(shrink, min(grid.shape) / FEWEST))
+    return grid.with_shape([max(1, round(n / shrink)) for n in grid.shape])
 
 
 def on_grid(scan: Image, grid: Grid, affine: Affine | None = None) -> torch.Tensor:
