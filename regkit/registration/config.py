@@ -73,11 +73,11 @@ class RefineStage:
     iterations: tuple[int, ...] = (60, 60, 60)
     window: tuple[int, ...] = (9, 7, 5)
     """Of local NCC, odd."""
-    smoothness: tuple[float, ...] = (1.5, 1.5, 1.0)
+    smoothness: tuple[float, ...] = (1.0, 1.0, 0.5)
     """Weight of the diffusion energy."""
-    step: tuple[float, ...] = (0.4, 0.3, 0.2)
+    step: tuple[float, ...] = (0.4, 0.4, 0.4)
     """Adam's step in voxels of the level."""
-    smoothing: int = 2
+    smoothing: int = 3
     """Binomial filters between the optimiser's parameters and the field."""
     noise: float = 0.01
     """Contrast (of intensities in 0..1) below which a window counts as flat."""
@@ -120,9 +120,9 @@ class Config:
 
 _NO_EMBEDDING = EmbeddingStage(enabled=False)
 
-_BRAIN = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
-_LUNG = RefineStage(iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
-_XRAY = RefineStage(shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0), step=(0.4, 0.4, 0.4))
+_BRAIN = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
+_LUNG = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
+_XRAY = RefineStage(smoothing=2, shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0), step=(0.4, 0.4, 0.4))
 _MULTIMODAL = RefineStage(similarity="mind", iterations=(80, 80, 60), smoothness=(0.5, 0.5, 0.5))
 
 PRESETS: dict[str, Config] = {

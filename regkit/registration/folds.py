@@ -1,11 +1,10 @@
 """Removing folds: where x + u(x) turns space inside out, the field is smoothed until it doesn't, and nowhere else."""
 
 import torch
-import torch.nn.functional as F
 
 from regkit import ops
 
-LEAST = 0.01  # determinant that counts as unfolded
+LEAST = 0.05  # determinant that counts as unfolded; not 0, so that sampling the field on another grid does not fold it again
 ROUNDS = 200
 
 
@@ -15,7 +14,7 @@ def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
     Voxels near a fold take the mean of their neighbours, again and again; the reach grows while folds persist.
     """
     u = u.clone()
-    folded = first = int((ops.jacobian_determinant(u) <= 0).sum())
+    folded = int((ops.jacobian_determinant(u) <= 0).sum())
     reach = 1
     for n in range(ROUNDS):
         bad = ops.jacobian_determinant(u) <= LEAST
@@ -24,7 +23,7 @@ def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
         if n % 10 == 9:
             reach += 1
         _relax(u, bad, reach)
-    return u, first if folded else 0
+    return u, folded
 
 
 def _relax(u: torch.Tensor, bad: torch.Tensor, reach: int) -> None:

@@ -96,11 +96,13 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
             displacement, curves = refine(fixed, moving, grid, affine, displacement, config, progress)
         record.curves |= {f"refine, {level}": values for level, values in curves.items()}
     with _stage("invert", record, progress):
-        displacement, wide = extend(displacement, grid, fixed.image.grid)
         if config.refine.remove_folds:
             displacement, folded = remove_folds(displacement)
             if folded:
                 record.notes.append(f"{folded} folded voxels smoothed out")
+        displacement, wide = extend(displacement, grid, fixed.image.grid)
+        if config.refine.remove_folds:  # those of the seam
+            displacement, _ = remove_folds(displacement)
         forward, backward = transforms(displacement, wide, affine)
     with _stage("measure", record, progress):
         moved = resample(scans[1], scans[0].grid, forward, labels=False)
