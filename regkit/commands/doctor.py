@@ -134,6 +134,7 @@ def self_test() -> list[Finding]:
         "jacobian_determinant": lambda: ops.jacobian_determinant(u),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),
+        "smooth": lambda: ops.smooth(u),
         "upsample": lambda: ops.upsample(u, (17, 25, 21), 2.0),
         "correlate_keypoints": lambda: ops.correlate_keypoints(image, other, keypoints, **search),
     }

@@ -1,6 +1,7 @@
 """Readers and writers: dtype, values and the place in the world survive; what cannot be used is refused in one line."""
 
 import gzip
+import locale
 import os
 
 import nibabel
@@ -77,7 +78,7 @@ def test_colour_becomes_grey(channels, tmp_path):
 
 def write_dicom(folder, image: Image, uid: str = "1.2.826.0.1.3680043.2.1125.1", skip: int | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    source = image_to_sitk(image)
+    source, before = image_to_sitk(image), locale.setlocale(locale.LC_ALL)
     writer = SimpleITK.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     turn = source.GetDirection()
@@ -99,6 +100,7 @@ def write_dicom(folder, image: Image, uid: str = "1.2.826.0.1.3680043.2.1125.1",
             plane.SetMetaData(key, value)
         writer.SetFileName(os.fspath(folder / f"{uid}.{99 - k}.dcm"))  # names in the wrong order: positions decide
         writer.Execute(plane)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves the C locale behind, in which later tests cannot decode UTF-8
 
 
 def test_dicom_series(fixed_grid, make_image, tmp_path):

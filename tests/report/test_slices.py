@@ -113,3 +113,40 @@ def test_obliquity():
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     assert slices.obliquity_degrees(Grid((4, 4, 4), affine)) == pytest.approx(20, abs=1e-6)
     assert slices.obliquity_degrees(Grid.from_spacing((4, 4, 4))) == 0
+
+
+def test_the_moving_scan_is_shown_by_its_own_grey_levels(make_result):
+    """Interpolation mixes a CT's padding of -2048 with tissue: the moved scan's darkest values are no grey level of the patient."""
+    from dataclasses import replace
+
+    from regkit.report import scene
+
+    result = make_result(3)
+    for name in ("fixed", "moving"):
+        image = getattr(result, name)
+        data = image.data - 1000
+        data[:3] = -2048
+        setattr(result, name, replace(image, data=data))
+    moved = result.fixed.data.copy()
+    moved[3] = np.linspace(-2040, -1500, moved[3].size).reshape(moved[3].shape)
+    result.moved = replace(result.moved, data=moved)
+    view = scene.build(result)
+    assert slices.grey_window(moved, None)[0] < -1500 < -1100 < slices.grey_window(result.fixed.data, None)[0]
+    inner = np.concatenate([np.abs(shot.fixed - shot.after)[4:-4, 6:-4].ravel() for shot in view.centre])
+    assert np.median(inner) < 0.02
+
+
+def test_the_mask_lies_where_its_header_says(make_result):
+    from dataclasses import replace
+
+    from regkit.geometry import Grid
+    from regkit.report import scene
+
+    result = make_result(3, masked=True)
+    wanted = scene.build(result)
+    affine = result.fixed.grid.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * 2  # the same mask, stored from its third plane on
+    rolled = np.roll(result.fixed_mask.data, -2, axis=0)
+    result.fixed_mask = replace(result.fixed_mask, data=rolled, grid=Grid(rolled.shape, affine))
+    for shot, other in zip(scene.build(result).centre, wanted.centre):
+        np.testing.assert_array_equal(shot.mask, other.mask)
