@@ -19,7 +19,7 @@ from regkit.registration.mutual import normalised_mutual_information
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 
-SCREENED = 10  # iterations that every start gets before the best go on
+SCREENED = 8  # iterations that every start gets before the best go on
 KEPT = 2
 WEIGHT_EVERY = 5  # iterations between updates of what both scans show
 

@@ -30,7 +30,7 @@ class AffineStage:
     """header: trust the files' positions. all: also centres and mass centres, each with small rotations and scales."""
     voxels: tuple[int, ...] = (10_000, 60_000)
     """Size of the grid at each level."""
-    iterations: tuple[int, ...] = (60, 40)
+    iterations: tuple[int, ...] = (40, 30)
     window: int = 7
     step: float = 0.02
 
@@ -70,7 +70,7 @@ class RefineStage:
     similarity: Literal["lncc", "mind"] = "lncc"
     shrink: tuple[float, ...] = (4.0, 2.0, 1.0)
     """Voxel size of each level over the working grid's."""
-    iterations: tuple[int, ...] = (60, 60, 60)
+    iterations: tuple[int, ...] = (40, 50, 50)
     window: tuple[int, ...] = (9, 7, 5)
     """Of local NCC, odd."""
     smoothness: tuple[float, ...] = (1.0, 1.0, 0.5)
@@ -122,7 +122,7 @@ _NO_EMBEDDING = EmbeddingStage(enabled=False)
 
 _BRAIN = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
 _LUNG = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
-_XRAY = RefineStage(smoothing=2, shrink=(8.0, 4.0, 2.0), iterations=(60, 60, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0), step=(0.4, 0.4, 0.4))
+_XRAY = RefineStage(smoothing=2, shrink=(8.0, 4.0, 2.0), iterations=(40, 40, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0))
 _MULTIMODAL = RefineStage(similarity="mind", iterations=(80, 80, 60), smoothness=(0.5, 0.5, 0.5))
 
 PRESETS: dict[str, Config] = {
