@@ -211,16 +211,18 @@ def test_a_mask_on_a_grid_of_its_own(oblique_pair):
 
 
 def test_arrays_in_memory(oblique):
-    """(array, affine), nibabel and SimpleITK images and files give one result."""
+    """(array, affine), nibabel and SimpleITK images give one result, up to the float32 of headers."""
     import nibabel
 
     pair, result, _ = oblique
     for source in (
         lambda image: (image.data, image.grid.affine),
         lambda image: nibabel.Nifti1Image(image.data, image.grid.affine),
+        image_to_sitk,
     ):
         found = register(source(pair.fixed), source(pair.moving))
-        assert distance(found.moved.data, result.moved.data) < 1e-3
+        apart = found.transform.apply(pair.points()) - result.transform.apply(pair.points())
+        assert np.linalg.norm(apart, axis=1).mean() < 0.02
     bare = register(pair.fixed.data, pair.fixed.data[1:])  # 1 mm voxels at the origin
     np.testing.assert_allclose(bare.transform.apply(np.array([[20.0, 19, 13]])), [[19, 19, 13]], atol=0.3)
 
