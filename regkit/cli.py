@@ -16,8 +16,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv` (default: the process's arguments) and return the exit code."""
-    # torch's threads and the kernels' take turns; with OpenMP's default, threads that wait for torch's next loop spin on the cores that the kernels
-    # need. OpenMP reads this once, when torch is loaded.
+    # torch's threads and the kernels' take turns; with OpenMP's default, threads that wait for torch's next loop spin on the cores that the
+    # kernels need. OpenMP reads this once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Volumes come and go in every step of an optimisation; with 2 MB pages their first touch costs a tenth of what it does with 4 KB ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

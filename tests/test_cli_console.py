@@ -27,11 +27,15 @@ def test_from_scans_to_figures_without_a_stray_word(tmp_path):
     index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)
     for name, shift in (("fixed", 0.0), ("moving", 1.0)):
         far = np.linalg.norm(index - np.array(grid.shape) / 2 - shift, axis=-1)
-        write_image(Image((200 / (1 + np.exp(far - 6)) + random.normal(0, 5, grid.shape)).astype(np.float32), grid), tmp_path / f"{name}.nii.gz")
+        write_image(
+            Image((200 / (1 + np.exp(far - 6)) + random.normal(0, 5, grid.shape)).astype(np.float32), grid), tmp_path / f"{name}.nii.gz"
+        )
         write_image(Image((far < 6).astype(np.uint8), grid), tmp_path / f"{name}_labels.nii.gz")
 
     def regkit(*arguments):
-        return subprocess.run([sys.executable, "-m", "regkit.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        return subprocess.run(
+            [sys.executable, "-m", "regkit.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+        )
 
     done = regkit("register", "-f", "fixed.nii.gz", "-m", "moving.nii.gz", "-o", "out", "--threads", "1")
     assert done.returncode == 0

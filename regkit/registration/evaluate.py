@@ -38,7 +38,8 @@ def evaluate(
 
 
 def deformation(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What a Record's metrics (run.json's, too) say of the deformation itself: folds, SDlogJ, and SDlogJ as Learn2Reg shifts it; None if not measured."""
+    """What a Record's metrics (run.json's, too) say of the deformation itself: folds, SDlogJ, and SDlogJ as Learn2Reg shifts it; None if
+    not measured."""
     jacobian = metrics.get("jacobian", {})
     return {key: jacobian.get(key) for key in ("folds", "sdlogj", "sdlogj_learn2reg")}
 

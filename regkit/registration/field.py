@@ -15,10 +15,11 @@ LONGEST = 2.0  # voxels, of a Newton step
 
 
 def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid]:
-    """The displacement (1, D, *grid.shape) continued beyond its grid until it has faded to 0, or covers the box of `whole` and what it maps that box to.
+    """The displacement (1, D, *grid.shape) continued beyond its grid until it has faded to 0, or covers the box of `whole` and what it maps
+    that box to.
 
-    A displacement field is 0 outside its grid (ITK's rule). Where the working grid is smaller than the fixed scan, a sudden end would tear the image; and the
-    inverse, which lies on the same grid, must know where points came from that were moved out of the box.
+    A displacement field is 0 outside its grid (ITK's rule). Where the working grid is smaller than the fixed scan, a sudden end would tear
+    the image; and the inverse, which lies on the same grid, must know where points came from that were moved out of the box.
     """
     lower, upper = [], []
     corners = grid.to_index(np.array(whole.corners))
@@ -49,8 +50,8 @@ def _overshoot(u: torch.Tensor, axis: int) -> tuple[int, int]:
 def invert(u: torch.Tensor) -> torch.Tensor:
     """v with y + v(y) + u(y + v(y)) = y: y + v(y) undoes x + u(x). (1, D, *spatial), voxels, borders repeated.
 
-    Fixed-point iteration, v <- -u(y + v), settles most voxels in a few rounds; where u stretches or squeezes hard it does not converge, and the voxels
-    left over are solved by Newton's method.
+    Fixed-point iteration, v <- -u(y + v), settles most voxels in a few rounds; where u stretches or squeezes hard it does not converge, and
+    the voxels left over are solved by Newton's method.
     """
     v = -u
     for _ in range(SWEEPS):
@@ -91,7 +92,8 @@ def _newton(u: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def transforms(u: torch.Tensor, grid: Grid, affine: Affine) -> tuple[Composite, Composite]:
-    """fixed -> moving and moving -> fixed, both as [.., ..] in ITK's order (the last is applied first), from a displacement in voxels of `grid`."""
+    """fixed -> moving and moving -> fixed, both as [.., ..] in ITK's order (the last is applied first), from a displacement in voxels of
+    `grid`."""
     forward = Composite([affine, DisplacementField.from_voxels(u[0].numpy(), grid)])
     backward = Composite([DisplacementField.from_voxels(invert(u)[0].numpy(), grid), affine.inverse()])
     return forward, backward

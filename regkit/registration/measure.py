@@ -1,7 +1,8 @@
-"""What a registration says of itself: local volume change, size of the displacement, consistency with its inverse, similarity before and after.
+"""What a registration says of itself: local volume change, size of the displacement, consistency with its inverse, similarity before and
+after.
 
-Volume change is that of the whole transform on the fixed scan's grid, affine included, which is what the report draws, what Learn2Reg evaluates, and what
-other tools find when they read xfm.h5.
+Volume change is that of the whole transform on the fixed scan's grid, affine included, which is what the report draws, what Learn2Reg
+evaluates, and what other tools find when they read xfm.h5.
 """
 
 from typing import Any
@@ -21,7 +22,8 @@ def measure(
 ) -> dict[str, Any]:
     """The metrics of a Record.
 
-    forward, backward: the transform (fixed to moving points) and its inverse; affine: its linear part; u (1, D, *grid.shape): the rest, voxels of `grid`.
+    forward, backward: the transform (fixed to moving points) and its inverse; affine: its linear part; u (1, D, *grid.shape): the rest, in
+    voxels of `grid`.
     window: of the local NCC by which the scans are compared on `grid`.
 
     Returns

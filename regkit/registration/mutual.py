@@ -1,7 +1,8 @@
 """Normalised mutual information: how well grey values of one scan predict those of another, whatever the relation between them.
 
-It aligns scans of different contrasts globally. MIND cannot: its offsets follow the array axes, so that scans in different orientations have different
-features until an affine has brought them onto one grid. A few thousand voxels are enough for 12 parameters, and plain torch for those.
+It aligns scans of different contrasts globally. MIND cannot: its offsets follow the array axes, so that scans in different orientations
+have different features until an affine has brought them onto one grid. A few thousand voxels are enough for 12 parameters, and plain torch
+for those.
 """
 
 import torch
@@ -10,8 +11,8 @@ import torch
 def normalised_mutual_information(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, *, bins: int = 32) -> torch.Tensor:
     """(H(a) + H(b)) / H(a, b), from 1 (independent) to 2 (each determines the other); a scalar, with gradients to a and b.
 
-    a, b, weight: one shape; intensities in 0..1 (clipped), weights not negative. The joint histogram is smoothed by a triangular Parzen window 1.5 bins
-    wide on each side.
+    a, b, weight: one shape; intensities in 0..1 (clipped), weights not negative. The joint histogram is smoothed by a triangular Parzen
+    window 1.5 bins wide on each side.
 
     Source: Studholme, Hill and Hawkes 1999; Parzen windows as Viola and Wells 1997.
     """

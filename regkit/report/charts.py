@@ -29,7 +29,7 @@ def loss_curves(curves: dict[str, list[float]]) -> bytes | None:
     drawn = {stage: np.asarray(values, dtype=float) for stage, values in curves.items() if len(values) > 1}
     if not drawn:
         return None
-    columns = min(len(drawn), 4)
+    columns = min(len(drawn), 5)
     rows = -(-len(drawn) // columns)
     figure, axes = _chart(len(drawn), 1160 if columns > 2 else 480 * columns, 230 * rows, rows, columns)
     for ax, (stage, values) in zip(axes, drawn.items()):

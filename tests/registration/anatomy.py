@@ -27,7 +27,9 @@ class Anatomy:
             value += height * np.exp(-0.5 * ((points - centre) ** 2).sum(1) / width**2)
         return self.background + self.contrast * inside * value.clip(0.1, 3)
 
-    def scan(self, grid: Grid, transform: Transform | None = None, noise: float = 3.0, dtype=np.float32, seed: int = 1, name: str = "scan") -> Image:
+    def scan(
+        self, grid: Grid, transform: Transform | None = None, noise: float = 3.0, dtype=np.float32, seed: int = 1, name: str = "scan"
+    ) -> Image:
         """The scan that grid sees: at x the anatomy at T(x)."""
         index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1).reshape(-1, grid.ndim)
         world = grid.to_world(index)
@@ -102,7 +104,9 @@ class Pair:
 
 def make_pair(fixed: Grid, moving: Grid, truth: Transform, anatomy: Anatomy | None = None, **options) -> Pair:
     anatomy = anatomy or Anatomy(fixed.ndim)
-    return Pair(anatomy.scan(fixed, truth, seed=1, name="fixed", **options), anatomy.scan(moving, None, seed=2, name="moving", **options), truth)
+    return Pair(
+        anatomy.scan(fixed, truth, seed=1, name="fixed", **options), anatomy.scan(moving, None, seed=2, name="moving", **options), truth
+    )
 
 
 def shifted(image: Image, matrix: np.ndarray) -> Image:

@@ -10,7 +10,10 @@ from regkit.registration.prepare import Scan, normalise, working_grid
 from regkit.registration.progress import silent
 from tests.registration.anatomy import Anatomy, Pair, affine_about, grid_at, make_pair, shifted
 
-SHAPES = {"fixed": grid_at((40, 36, 24), (2.4, 2.2, 4.0), (20, -10, 35), (2, 1, -3)), "moving": grid_at((46, 30, 40), (2.0, 2.8, 2.4), (-15, 25, -20))}
+SHAPES = {
+    "fixed": grid_at((40, 36, 24), (2.4, 2.2, 4.0), (20, -10, 35), (2, 1, -3)),
+    "moving": grid_at((46, 30, 40), (2.0, 2.8, 2.4), (-15, 25, -20)),
+}
 
 
 def find(pair: Pair, config: Config = Config()) -> tuple[Affine, str, list[float]]:

@@ -32,7 +32,9 @@ def test_pca_rebuilds_what_it_was_fitted_on(generator):
     torch.testing.assert_close((cost - mean) @ basis @ basis.T + mean, cost, atol=1e-4, rtol=0)
     _, few = pca(cost, 5)
     wanted = torch.linalg.svd(cost - mean)[2][:5]
-    torch.testing.assert_close((few.T @ wanted.T).abs().sum(0), torch.ones(5), atol=0.05, rtol=0)  # the same five directions, in reverse order
+    torch.testing.assert_close(
+        (few.T @ wanted.T).abs().sum(0), torch.ones(5), atol=0.05, rtol=0
+    )  # the same five directions, in reverse order
 
 
 def test_diffusing_the_embedding_is_diffusing_the_costs(generator):

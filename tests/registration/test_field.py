@@ -1,4 +1,5 @@
-"""The kept transforms: an inverse that undoes the field, a field that ends without a tear, and the displacement that ITK would make of them."""
+"""The kept transforms: an inverse that undoes the field, a field that ends without a tear, and the displacement that ITK would make of
+them."""
 
 import numpy as np
 import pytest

@@ -108,7 +108,9 @@ def test_arrays_too(scan, told):
 
 
 def test_the_header_option_settles_a_contradiction(folder):
-    found = {way: register(folder / "good.nii.gz", folder / "contradiction.nii.gz", header=way, preset="mr-brain") for way in ("sform", "qform")}
+    found = {
+        way: register(folder / "good.nii.gz", folder / "contradiction.nii.gz", header=way, preset="mr-brain") for way in ("sform", "qform")
+    }
     shift = [float(np.mean(result.transform.apply(GRID.center[None]) - GRID.center, 0)[0]) for result in found.values()]
     assert shift == pytest.approx([0.0, 5.0], abs=0.3)
 

@@ -85,7 +85,12 @@ def test_the_record_tells_everything(oblique):
     stages = {"read", "prepare", "affine", "embedding", "refine", "invert", "measure"}
     assert set(record.seconds) == stages | {"total"}
     assert record.seconds["total"] >= sum(record.seconds[stage] for stage in stages)
-    assert record.peak_memory_mb > 50 and record.threads >= 1 and record.device == "cpu" and set(record.versions) > {"regkit", "torch", "python"}
+    assert (
+        record.peak_memory_mb > 50
+        and record.threads >= 1
+        and record.device == "cpu"
+        and set(record.versions) > {"regkit", "torch", "python"}
+    )
     metrics = record.metrics
     assert metrics["similarity_before"] < metrics["similarity_affine"] < metrics["similarity_after"] <= 1
     assert metrics["jacobian"]["folds"] == 0 and 0 < metrics["jacobian"]["det_min"] < 1 < metrics["jacobian"]["det_max"]
@@ -176,7 +181,9 @@ def test_tiny_and_thin_scans(shape):
             assert pair.error(found.transform) < pair.start
 
 
-@pytest.mark.parametrize(("dtype", "background", "contrast"), [(np.uint8, 0, 100), (np.int16, -1000, 500), (np.uint16, 200, 9000), (np.float64, -1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "background", "contrast"), [(np.uint8, 0, 100), (np.int16, -1000, 500), (np.uint16, 200, 9000), (np.float64, -1e-3, 1e-3)]
+)
 def test_any_voxel_type(dtype, background, contrast):
     grid = grid_at((30, 28, 26), 3.2)
     anatomy = Anatomy(background=background, contrast=contrast)
@@ -205,22 +212,27 @@ def test_masks_keep_strangers_out():
 
 
 def test_a_mask_on_a_grid_of_its_own(oblique_pair):
-    mask = Image((Anatomy().scan(grid_at((30, 26, 28), 3.4), noise=0).data > 150).astype(np.uint8), grid_at((30, 26, 28), 3.4, centre=(60, -140, 220)))
+    mask = Image(
+        (Anatomy().scan(grid_at((30, 26, 28), 3.4), noise=0).data > 150).astype(np.uint8),
+        grid_at((30, 26, 28), 3.4, centre=(60, -140, 220)),
+    )
     found = register(oblique_pair.fixed, oblique_pair.moving, moving_mask=mask, fixed_mask=mask)
     assert oblique_pair.error(found.transform) < 1.0 and found.fixed_mask.grid == mask.grid
 
 
 def test_arrays_in_memory(oblique):
-    """(array, affine), nibabel and SimpleITK images and files give one result."""
+    """(array, affine), nibabel and SimpleITK images give one result, up to the float32 of headers."""
     import nibabel
 
     pair, result, _ = oblique
     for source in (
         lambda image: (image.data, image.grid.affine),
         lambda image: nibabel.Nifti1Image(image.data, image.grid.affine),
+        image_to_sitk,
     ):
         found = register(source(pair.fixed), source(pair.moving))
-        assert distance(found.moved.data, result.moved.data) < 1e-3
+        apart = found.transform.apply(pair.points()) - result.transform.apply(pair.points())
+        assert np.linalg.norm(apart, axis=1).mean() < 0.1
     bare = register(pair.fixed.data, pair.fixed.data[1:])  # 1 mm voxels at the origin
     np.testing.assert_allclose(bare.transform.apply(np.array([[20.0, 19, 13]])), [[19, 19, 13]], atol=0.3)
 

@@ -8,7 +8,6 @@ from regkit.geometry import Affine, Composite
 from regkit.registration.config import Config, Intensity, RefineStage
 from regkit.registration.field import transforms
 from regkit.registration.prepare import Scan, normalise, working_grid
-from regkit.registration.progress import silent
 from regkit.registration.refine import exponential, refine, resize
 from tests.registration.anatomy import Pair, grid_at, make_pair, wave
 
