@@ -8,11 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from regkit.registration.config import PRESETS
 
 import regkit.registration
 from regkit.cli import main
 from regkit.geometry import Grid, Image, load_transform, read_image, write_image
+from regkit.registration.config import PRESETS
 from regkit.registration.save import load_run, save_result
 
 FILES = {"moved.nii.gz", "xfm.h5", "xfm_inverse.h5", "report.html", "run.json"}

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEPENDENCIES = ("torch", "triton", "numpy", "scipy", "nibabel", "h5py", "SimpleITK", "monai", "tyro", "rich", "matplotlib", "jinja2", "safetensors")
+DEPENDENCIES = (
+    "torch",
+    "triton",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "h5py",
+    "SimpleITK",
+    "monai",
+    "tyro",
+    "rich",
+    "matplotlib",
+    "jinja2",
+    "safetensors",
+)
 TOLERANCE = 1e-3
 
 

@@ -18,7 +18,9 @@ def extension() -> ModuleType:
     try:
         baseline = import_module("regkit._cpp_baseline")
     except ModuleNotFoundError as error:
-        raise ImportError("regkit's C++ extension is not built: run `pip install .` in its source folder (a C++17 compiler is needed)") from error
+        raise ImportError(
+            "regkit's C++ extension is not built: run `pip install .` in its source folder (a C++17 compiler is needed)"
+        ) from error
     supported = list(baseline.supported_instruction_sets())
     wanted = os.environ.get("REGKIT_INSTRUCTION_SET", supported[0])
     if wanted not in supported:

@@ -72,7 +72,14 @@ def _cpp(image, displacement, padding, fill):
     m, u = image.to(dtype).contiguous(), displacement.to(dtype).contiguous()
     out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
     native.function("warp", dtype)(
-        native.address(m), native.address(u), native.address(out), *_geometry(image, displacement), padding, fill, False, torch.get_num_threads()
+        native.address(m),
+        native.address(u),
+        native.address(out),
+        *_geometry(image, displacement),
+        padding,
+        fill,
+        False,
+        torch.get_num_threads(),
     )
     return out.to(image.dtype)
 
@@ -100,7 +107,15 @@ def _cpp_nearest(image, displacement, padding, fill):
     out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
     outside = torch.tensor(fill).to(image.dtype)
     launch = getattr(native.extension(), f"warp_nearest_{8 * image.element_size()}")
-    launch(native.address(m), native.address(u), native.address(out), *_geometry(image, displacement), padding, native.address(outside), torch.get_num_threads())
+    launch(
+        native.address(m),
+        native.address(u),
+        native.address(out),
+        *_geometry(image, displacement),
+        padding,
+        native.address(outside),
+        torch.get_num_threads(),
+    )
     return out
 
 

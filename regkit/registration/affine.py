@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from regkit import ops
-from regkit.geometry import Affine, Grid, Image
+from regkit.geometry import Affine, Grid
 from regkit.registration.config import Config
 from regkit.registration.mutual import normalised_mutual_information
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
@@ -77,7 +77,9 @@ class _Level:
         self.fixed, self.moving = on_grid(fixed.image, grid), on_grid(moving.image, self.moving_grid)
         weigh = config.use_masks == "weight"
         self.weight = coverage(fixed, grid, None, weigh)
-        self.moving_weight = torch.ones_like(self.moving) if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
+        self.moving_weight = (
+            torch.ones_like(self.moving) if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
+        )
         self.shown = 1.0 if self.weight is None else float(self.weight.mean())
         self.to_index = torch.tensor(np.linalg.inv(self.moving_grid.affine))
         self.to_world = torch.tensor(self.grid.affine)
@@ -148,7 +150,10 @@ def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progr
         screened.append((*descend(level, start, p, SCREENED, stage.step, False), start))
         progress("start", (n + 1) / len(candidates))
     screened.sort(key=lambda item: item[1])
-    finalists = [(start, *descend(level, start, p, stage.iterations[0] if KEPT > 1 else 0, stage.step, n == 0)) for n, (p, _, start) in enumerate(screened[:KEPT])]
+    finalists = [
+        (start, *descend(level, start, p, stage.iterations[0] if KEPT > 1 else 0, stage.step, n == 0))
+        for n, (p, _, start) in enumerate(screened[:KEPT])
+    ]
     start, p, _ = min(finalists, key=lambda item: item[2])
     for grid_, iterations in zip(levels[1:], stage.iterations[1:]):
         p, _ = descend(_Level(fixed, moving, grid_, config), start, p, iterations, stage.step / 2, True)
@@ -161,7 +166,9 @@ def _matrix(start: np.ndarray, parameters: torch.Tensor, center: np.ndarray, rad
     shift[:dims, dims] = torch.from_numpy(center)
     scale = torch.ones(dims + 1, dtype=torch.float64)
     scale[dims] = radius
-    change = torch.cat([parameters.double() * scale, torch.zeros(1, dims + 1, dtype=torch.float64)]) + torch.eye(dims + 1, dtype=torch.float64)
+    change = torch.cat([parameters.double() * scale, torch.zeros(1, dims + 1, dtype=torch.float64)]) + torch.eye(
+        dims + 1, dtype=torch.float64
+    )
     back = shift.clone()
     back[:dims, dims] *= -1
     return torch.from_numpy(start) @ shift @ change @ back

@@ -111,7 +111,9 @@ class Config:
         if len(set(levels.values())) > 1:
             raise UsageError("refine: " + ", ".join(f"{n} has {k}" for n, k in levels.items()) + " levels; give each the same number")
         if len(self.affine.voxels) != len(self.affine.iterations):
-            raise UsageError(f"affine: voxels has {len(self.affine.voxels)} levels and iterations {len(self.affine.iterations)}; give both the same number")
+            raise UsageError(
+                f"affine: voxels has {len(self.affine.voxels)} levels and iterations {len(self.affine.iterations)}; give both the same number"
+            )
         if any(w < 1 or w % 2 == 0 for w in (*self.refine.window, self.affine.window)):
             raise UsageError(f"windows must be odd: refine.window is {self.refine.window}, affine.window {self.affine.window}")
         if min(self.refine.shrink, default=1) < 1:

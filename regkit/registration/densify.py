@@ -42,7 +42,9 @@ def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], 
     return _upsample(grid[:, :-1] / (grid[:, -1:] + 1e-4), spatial, step)
 
 
-def thin_plate_spline(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], *, smoothing: float = 0.1, step: int = 4) -> torch.Tensor:
+def thin_plate_spline(
+    points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], *, smoothing: float = 0.1, step: int = 4
+) -> torch.Tensor:
     """Thin-plate spline through (or, with smoothing > 0, near) the values, evaluated on every `step`-th voxel and interpolated. Returns (1, D, *spatial).
 
     Kernel r^2 log r in coordinates scaled to [-1, 1], also in 3-D, as in the displacement methods of Heinrich et al.; plus an affine part.
@@ -64,8 +66,5 @@ def thin_plate_spline(points: torch.Tensor, values: torch.Tensor, spatial: tuple
     shape = [-(-(k - 1) // step) + 1 for k in spatial]
     axes = [(torch.arange(k) * step - (s - 1) / 2) / scale for k, s in zip(shape, spatial)]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dims).float()
-    out = [
-        kernel(part, x.float()) @ weights[:n] + weights[n] + part @ weights[n + 1 :]
-        for part in places.split(max(1, CHUNK // n))
-    ]
+    out = [kernel(part, x.float()) @ weights[:n] + weights[n] + part @ weights[n + 1 :] for part in places.split(max(1, CHUNK // n))]
     return _upsample(torch.cat(out).T.reshape(1, dims, *shape), spatial, step)

@@ -57,7 +57,9 @@ def decode(cost: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage, d
     return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims) * stage.stride
 
 
-def embed(fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, stage: EmbeddingStage) -> tuple[torch.Tensor, dict[str, float]]:
+def embed(
+    fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, stage: EmbeddingStage
+) -> tuple[torch.Tensor, dict[str, float]]:
     """A dense displacement (1, D, *spatial) in voxels between two images (1, 1, *spatial) on one grid, and what there is to say of it.
 
     mask (1, 1, *spatial): where keypoints may lie, or None.
@@ -75,4 +77,8 @@ def embed(fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, 
     spatial = tuple(fixed.shape[2:])
     x = keypoints.float()
     u = splat(x, moved, spatial) if stage.densify == "splat" else thin_plate_spline(x, moved, spatial, smoothing=stage.smoothing)
-    return u, {"keypoints": len(keypoints), "median_voxels": float(moved.norm(dim=1).median()), "largest_voxels": float(np.max(moved.norm(dim=1).numpy()))}
+    return u, {
+        "keypoints": len(keypoints),
+        "median_voxels": float(moved.norm(dim=1).median()),
+        "largest_voxels": float(np.max(moved.norm(dim=1).numpy())),
+    }

@@ -88,7 +88,11 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
             mask = None if fixed.mask is None else coverage(fixed, grid, None, True)
             try:
                 displacement, facts = embed(*pair, mask, config.embedding)
-                record.notes.append("embedding: {keypoints} keypoints, displacement median {median_voxels:.1f}, largest {largest_voxels:.1f} voxels".format(**facts))
+                record.notes.append(
+                    "embedding: {keypoints} keypoints, displacement median {median_voxels:.1f}, largest {largest_voxels:.1f} voxels".format(
+                        **facts
+                    )
+                )
             except TooFewKeypoints as few:  # small or smooth scans: refinement starts from the affine
                 record.warnings.append(f"no displacement embedding: {few}")
     with _stage("refine", record, progress):
@@ -110,7 +114,15 @@ def _run(images: dict[str, Image | None], scans: list[Image], config: Config, re
         if record.metrics["jacobian"]["folds"] > 0:
             record.warnings.append(f"{100 * record.metrics['jacobian']['folds']:.3f} % of voxels are folded")
     return Result(
-        scans[0], scans[1], Image(moved.data, moved.grid, "moved"), forward, backward, config, record, images["fixed mask"], images["moving mask"]
+        scans[0],
+        scans[1],
+        Image(moved.data, moved.grid, "moved"),
+        forward,
+        backward,
+        config,
+        record,
+        images["fixed mask"],
+        images["moving mask"],
     )
 
 

@@ -75,7 +75,9 @@ class Result:
             return Points(transform.apply(points.coordinates), points.names, points.extra)
         return transform.apply(np.asarray(points, dtype=np.float64))
 
-    def evaluate(self, fixed_labels: Any = None, moving_labels: Any = None, fixed_points: Any = None, moving_points: Any = None) -> dict[str, Any]:
+    def evaluate(
+        self, fixed_labels: Any = None, moving_labels: Any = None, fixed_points: Any = None, moving_points: Any = None
+    ) -> dict[str, Any]:
         """Dice, HD95 and ASSD of label maps, TRE of landmarks, and folds and SDlogJ of the field; see regkit.registration.evaluate.
 
         Labels: whatever `warp` takes, arrays having the scan's grid; points: Points, landmark files, or (N, D) in world mm (RAS in 3-D).

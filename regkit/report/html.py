@@ -70,7 +70,9 @@ def render(
         tables={
             "inputs": tables.input_table(result),
             "deformation": tables.deformation_table(record.metrics),
-            "evaluation": tables.evaluation_tables({key: value for key, value in evaluation.items() if key not in record.metrics.get("jacobian", {})}),
+            "evaluation": tables.evaluation_tables(
+                {key: value for key, value in evaluation.items() if key not in record.metrics.get("jacobian", {})}
+            ),
             "details": tables.detail_tables(record),
         },
         captions=_captions(view),

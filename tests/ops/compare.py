@@ -8,7 +8,9 @@ def assert_close(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: fl
     assert got.shape == want.shape, f"{name}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
     got, want = got.detach().double(), want.detach().double()
     finite = want.isfinite()
-    assert torch.equal(got.isfinite(), finite), f"{name}: {int((got.isfinite() != finite).sum())} values are finite in one and not in the other"
+    assert torch.equal(got.isfinite(), finite), (
+        f"{name}: {int((got.isfinite() != finite).sum())} values are finite in one and not in the other"
+    )
     if not finite.any():
         return
     error = (got - want)[finite].square().mean().sqrt()

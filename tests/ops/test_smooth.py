@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from regkit import ops
 from torch.library import opcheck
 
+from regkit import ops
 from tests.ops.compare import assert_close
 
 SHAPES = [(5, 7, 19), (1, 4, 1), (9, 33), (1, 1), (2, 3, 64)]
@@ -16,7 +16,12 @@ def test_against_reference(shape, dtype):
     x = torch.randn(2, 3, *shape, dtype=torch.float64)
     with ops.backend("reference"):
         want = ops.smooth(x, side=0.3)
-    assert_close("smooth", ops.smooth(x.to(dtype), side=0.3), want, {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype])
+    assert_close(
+        "smooth",
+        ops.smooth(x.to(dtype), side=0.3),
+        want,
+        {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype],
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

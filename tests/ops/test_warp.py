@@ -48,7 +48,9 @@ def test_component_d_moves_along_axis_d():
 
 def test_what_lies_outside():
     image = torch.tensor([[[[1.0, 2.0]]]], dtype=torch.float64)
-    position = torch.tensor([-9.0, -1.0, -0.75, -0.5, 0.0, 0.5, 1.0, 1.5, 1.75, 2.0, 1e30, float("inf"), -float("inf")], dtype=torch.float64)
+    position = torch.tensor(
+        [-9.0, -1.0, -0.75, -0.5, 0.0, 0.5, 1.0, 1.5, 1.75, 2.0, 1e30, float("inf"), -float("inf")], dtype=torch.float64
+    )
     u = torch.stack([torch.zeros_like(position), position - torch.arange(len(position))])[None, :, None, :]
     u[..., 1, 0, -2:] = position[-2:]
     inside = [1.0, 1.5, 2.0]
