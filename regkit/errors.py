@@ -1,4 +1,5 @@
-"""The errors that users meet. Each carries one line that says what came, what is needed and how to mend it, and the exit code of the command line."""
+"""The errors that users meet. Each carries one line that says what came, what is needed and how to mend it,
+and the exit code of the command line."""
 
 
 class RegkitError(Exception):

@@ -57,8 +57,8 @@ def foerstner_keypoints(
 ) -> torch.Tensor:  # (N, D) int64 voxels, N <= count
     """Local maxima of the Foerstner interest operator, thinned to `count` by farthest-point sampling.
 
-    A voxel is kept where S = 1 / trace(A^-1) is the maximum of its `spread`-wide window and at least `threshold`, inside the mask eroded by its
-    face neighbours. Gradients by [1, -8, 0, 8, -1] / 12, structure tensor smoothed by a Gaussian of `sigma` voxels.
+    A voxel is kept where S = 1 / trace(A^-1) is the maximum of its `spread`-wide window and at least `threshold`, inside the mask eroded by
+    its face neighbours. Gradients by [1, -8, 0, 8, -1] / 12, structure tensor smoothed by a Gaussian of `sigma` voxels.
 
     Source: Foerstner & Guelch 1987; as used by Heinrich et al. (corrField) and GraphRegNet.
     """

@@ -5,7 +5,8 @@ import torch
 
 
 def neighbour_graph(points: torch.Tensor, neighbours: int) -> torch.Tensor:
-    """Symmetric adjacency (N, N) of 0 and 1: A_ij = 1 where i is among the k nearest of j or j among those of i. points (N, D) in one unit along all axes."""
+    """Symmetric adjacency (N, N) of 0 and 1: A_ij = 1 where i is among the k nearest of j or j among those of i.
+    points (N, D) in one unit along all axes."""
     from scipy.spatial import cKDTree
 
     x = points.numpy().astype(np.float64)

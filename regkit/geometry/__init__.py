@@ -1,6 +1,7 @@
 """Images, grids, transforms and landmarks in the world, and the files they live in.
 
-World coordinates are RAS mm in 3-D and ITK's physical coordinates in 2-D. A transform maps points of the fixed space to points of the moving space.
+World coordinates are RAS mm in 3-D and ITK's physical coordinates in 2-D.
+A transform maps points of the fixed space to points of the moving space.
 """
 
 from regkit.geometry.displacement import as_displacement_field, total_displacement

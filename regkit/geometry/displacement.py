@@ -1,8 +1,9 @@
 """From world transforms to the voxel displacement that the ops take: ``moved(x) = moving(x + u(x))``.
 
-A chain is followed as ``position(x) = M x + d(x)``: every affine part folds into the small matrix M in float64, only fields need memory. Work goes in slabs
-of the first axis that fit the cache, so that nothing but the result is as large as the fixed image. A field on a coarser grid with the fixed grid's axes, the
-usual case, is interpolated one axis at a time by small matrix products, which cost a fraction of a general lookup; other fields go through ops.warp.
+A chain is followed as ``position(x) = M x + d(x)``: every affine part folds into the small matrix M in float64, only fields need memory.
+Work goes in slabs of the first axis that fit the cache, so that nothing but the result is as large as the fixed image. A field on a coarser
+grid with the fixed grid's axes, the usual case, is interpolated one axis at a time by small matrix products, which cost a fraction of a
+general lookup; other fields go through ops.warp.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def as_displacement_field(transform: Transform, grid: Grid) -> DisplacementField
 def displacement_slabs(
     transform: Transform | None, fixed_grid: Grid, moving_grid: Grid, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The displacement of :func:`total_displacement` in pieces ``(rows of axis 0, (1, D, rows, ...))``, each counted from its own first voxel.
+    """The displacement of :func:`total_displacement` in pieces ``(rows of axis 0, (1, D, rows, ...))``,
+    each counted from its own first voxel.
 
     ``ops.warp(moving, piece)`` is then the moved image's piece, since a displacement's grid need not be the image's.
     """
@@ -56,7 +58,8 @@ def displacement_slabs(
     dimensions = {fixed_grid.ndim, moving_grid.ndim, *(part.ndim for part in parts)}
     if len(dimensions) > 1:
         raise InputError(
-            f"dimensions differ: fixed {fixed_grid.ndim}-D, moving {moving_grid.ndim}-D, transform {parts[0].ndim}-D; give all of one dimension"
+            f"dimensions differ: fixed {fixed_grid.ndim}-D, moving {moving_grid.ndim}-D, transform {parts[0].ndim}-D; "
+            "give all of one dimension"
         )
     vectors = {id(part): torch.from_numpy(part.vectors).to(device, dtype) for part in parts if isinstance(part, DisplacementField)}
     to_moving = np.linalg.inv(moving_grid.affine)
@@ -75,7 +78,8 @@ def displacement_slabs(
 
 @dataclass(frozen=True)
 class _Position:
-    """``M x + L d(x)`` for all voxels x of ``shape``: matrix M (D+1, D+1) and linear L (D, D) float64; offsets d (D, *shape), or None for zero.
+    """``M x + L d(x)`` for all voxels x of ``shape``: matrix M (D+1, D+1) and linear L (D, D) float64;
+    offsets d (D, *shape), or None for zero.
 
     L waits for the next sum, so that a chain of affine parts costs one pass over the voxels.
     """
@@ -123,7 +127,8 @@ class _Position:
 
 
 def axis_positions(matrix: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray] | None:
-    """Where an index-to-index matrix (D+1, D+1) keeps the axes apart: for each axis of ``shape`` the positions (n,) along it; None where axes mix."""
+    """Where an index-to-index matrix (D+1, D+1) keeps the axes apart: for each axis of ``shape`` the positions (n,) along it;
+    None where axes mix."""
     linear = matrix[:-1, :-1]
     mixing = np.abs(linear - np.diag(np.diag(linear))) @ (np.asarray(shape) - 1.0)
     if mixing.max() > _TOLERANCE:
@@ -132,7 +137,8 @@ def axis_positions(matrix: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarra
 
 
 def _interpolate_axis(volume: torch.Tensor, axis: int, positions: np.ndarray) -> torch.Tensor:
-    """Linear interpolation along one axis at ``positions`` (m,): zero outside the voxels' edges, the end voxel's value within its outer half."""
+    """Linear interpolation along one axis at ``positions`` (m,): zero outside the voxels' edges,
+    the end voxel's value within its outer half."""
     size = volume.shape[axis]
     start = round(float(positions[0]))
     if 0 <= start and start + len(positions) <= size and np.abs(positions - start - np.arange(len(positions))).max() < _TOLERANCE:

@@ -1,7 +1,7 @@
 """A sampling grid: how many voxels there are and where in the world they lie.
 
-Everything physical in regkit hangs on one affine from voxel index to world point, kept whole (oblique, anisotropic, sheared), so that no step has to
-guess an axis order or a flip. World points are RAS mm in 3-D and ITK's physical coordinates in 2-D.
+Everything physical in regkit hangs on one affine from voxel index to world point, kept whole (oblique, anisotropic, sheared), so that no
+step has to guess an axis order or a flip. World points are RAS mm in 3-D and ITK's physical coordinates in 2-D.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class Grid:
         return ((index >= -0.5) & (index < np.asarray(self.shape) - 0.5)).all(axis=1)
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Same shape, and no voxel centre further than ``tolerance_mm`` from its twin: equality that forgives the float32 of file headers."""
+        """Same shape, and no voxel centre further than ``tolerance_mm`` from its twin:
+        equality that forgives the float32 of file headers."""
         return self.shape == other.shape and float(np.linalg.norm(self.corners - other.corners, axis=1).max()) <= tolerance_mm
 
     def crop(self, lower: Sequence[int], upper: Sequence[int]) -> Grid:
@@ -153,7 +154,8 @@ class Grid:
     def with_spacing(self, spacing: Sequence[float] | float) -> Grid:
         """A coarser or finer grid over the same box: its voxel edges cover what this grid's voxel edges cover, in the same directions.
 
-        The shape is ``max(1, round(extent / spacing))``, so that the spacing comes out as ``extent / shape``: as near to what was asked as the box allows.
+        The shape is ``max(1, round(extent / spacing))``, so that the spacing comes out as ``extent / shape``:
+        as near to what was asked as the box allows.
         """
         wanted = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (self.ndim,))
         if not (np.isfinite(wanted).all() and wanted.min() > 0):
@@ -171,7 +173,8 @@ class Grid:
         return Grid(tuple(shape), self.affine @ change)
 
     def overlap(self, other: Grid, samples: int = 24) -> float:
-        """Share (0 to 1) of this grid's box that the other's box covers, found by ``samples`` points an axis spread evenly over this box."""
+        """Share (0 to 1) of this grid's box that the other's box covers, found by ``samples`` points an axis
+        spread evenly over this box."""
         if other.ndim != self.ndim:
             raise InputError(f"a {self.ndim}-D grid cannot overlap a {other.ndim}-D one; give two images of the same dimension")
         axes = [(np.arange(samples) + 0.5) / samples * n - 0.5 for n in self.shape]

@@ -47,7 +47,8 @@ class Image:
     def from_array(
         cls, array: np.ndarray, affine: np.ndarray | None = None, spacing: Sequence[float] | float | None = None, name: str = "image"
     ) -> Image:
-        """An image from a 2-D or 3-D array and either its affine (D+1, D+1) or its spacing in mm; 1 mm and the world's origin by default."""
+        """An image from a 2-D or 3-D array and either its affine (D+1, D+1) or its spacing in mm;
+        1 mm and the world's origin by default."""
         if affine is not None and spacing is not None:
             raise InputError(f"{name}: give affine or spacing, not both; the affine holds the spacing")
         array = np.asarray(array)
@@ -89,8 +90,9 @@ def _torch_can_view(array: np.ndarray) -> bool:
 def as_image(source: Any, name: str = "image", *, header: str = "auto") -> Image:
     """Whatever holds an image, as an :class:`Image` called ``name``.
 
-    ``source``: an Image; a path (see :func:`read_image`, which also says what ``header`` does); ``(array, affine)``; a nibabel or SimpleITK image; a 2-D or
-    3-D numpy array; a torch tensor of the same or of shape (1, 1, *spatial). Bare arrays and tensors get 1 mm voxels at the world's origin.
+    ``source``: an Image; a path (see :func:`read_image`, which also says what ``header`` does); ``(array, affine)``; a nibabel or SimpleITK
+    image; a 2-D or 3-D numpy array; a torch tensor of the same or of shape (1, 1, *spatial).
+    Bare arrays and tensors get 1 mm voxels at the world's origin.
     """
     try:
         return _as_image(source, name, header)
@@ -133,6 +135,7 @@ def _as_array(source: Any, name: str) -> np.ndarray:
             source = source[0, 0]
     if not isinstance(source, np.ndarray):
         raise InputError(
-            f"{name}: cannot make an image of {type(source).__name__}; give a path, Image, array, (array, affine), nibabel or SimpleITK image"
+            f"{name}: cannot make an image of {type(source).__name__}; "
+            "give a path, Image, array, (array, affine), nibabel or SimpleITK image"
         )
     return source

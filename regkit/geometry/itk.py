@@ -1,7 +1,8 @@
 """The border to ITK: grids, images and matrices between regkit's world and SimpleITK's.
 
-ITK's physical space is LPS, regkit's 3-D world is RAS: the two differ by the signs of x and y, and that flip happens here (and in the readers and
-writers that call this), nowhere else. In 2-D both are the same. ITK knows no shear, so a sheared grid has to be replaced on the way out.
+ITK's physical space is LPS, regkit's 3-D world is RAS: the two differ by the signs of x and y, and that flip happens here
+(and in the readers and writers that call this), nowhere else. In 2-D both are the same.
+ITK knows no shear, so a sheared grid has to be replaced on the way out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def flip_matrix(matrix: np.ndarray) -> np.ndarray:
 
 
 def orthonormal(grid: Grid) -> tuple[Grid, float]:
-    """The nearest grid that ITK can hold (same centre, spacing and shape, axes by polar decomposition) and how far, in mm, a voxel centre moved at most."""
+    """The nearest grid that ITK can hold (same centre, spacing and shape, axes by polar decomposition) and how far, in mm,
+    a voxel centre moved at most."""
     left, _, right = np.linalg.svd(grid.directions)
     affine = np.eye(grid.ndim + 1)
     affine[:-1, :-1] = left @ right * np.asarray(grid.spacing)
@@ -44,7 +46,8 @@ def orthonormal(grid: Grid) -> tuple[Grid, float]:
 
 
 def orthonormal_cover(grid: Grid) -> Grid:
-    """A grid that ITK can hold, with about the same spacing, around all voxel centres of ``grid``; ``grid`` itself where it has no shear."""
+    """A grid that ITK can hold, with about the same spacing, around all voxel centres of ``grid``;
+    ``grid`` itself where it has no shear."""
     nearest, error = orthonormal(grid)
     if error <= SHEAR_TOLERANCE_MM:
         return grid
@@ -90,7 +93,8 @@ def image_to_sitk(image: Image) -> SimpleITK.Image:
 
 
 def image_from_sitk(source: SimpleITK.Image, name: str = "image") -> Image:
-    """An Image from a SimpleITK image. Colour 2-D images become grey: equal channels as they are, else ITU-R 601 luma in float32; alpha is dropped.
+    """An Image from a SimpleITK image. Colour 2-D images become grey: equal channels as they are, else ITU-R 601 luma in float32;
+    alpha is dropped.
 
     Raises InputError for 4-D, complex, and other images with several values a voxel.
     """

@@ -1,7 +1,7 @@
 """ITK's HDF5 transform files, compressed.
 
-SimpleITK writes them too, but with every vector of a displacement field as three uncompressed float64: 250 MB for a brain at 1 mm. Vectors are float32
-here (a micrometre or better), shuffled and deflated, which readers of ITK's format (SimpleITK, ANTs, Slicer) take as they are.
+SimpleITK writes them too, but with every vector of a displacement field as three uncompressed float64: 250 MB for a brain at 1 mm. Vectors
+are float32 here (a micrometre or better), shuffled and deflated, which readers of ITK's format (SimpleITK, ANTs, Slicer) take as they are.
 
     /TransformGroup/0                CompositeTransform, when there are several; members follow as 1, 2 ..., the last is applied first
     /TransformGroup/n/TransformType, TransformFixedParameters, TransformParameters

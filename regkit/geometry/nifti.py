@@ -1,7 +1,7 @@
 """NIfTI in and out: the header's two opinions on geometry settled, the bytes moved with one copy.
 
-nibabel parses and builds headers; the voxels themselves go through zlib here, because Python's gzip file object reads in small blocks and stamps the time
-of day into what it writes, which makes equal results differ in their bytes.
+nibabel parses and builds headers; the voxels themselves go through zlib here, because Python's gzip file object reads in small blocks and
+stamps the time of day into what it writes, which makes equal results differ in their bytes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def _first_line(error: Exception) -> str:
 
 
 def image_from_nibabel(source: Any, name: str = "image", header: str = "auto") -> Image:
-    """An Image from a nibabel image of one volume; integers without scaling stay integers, scaled ones become float32 (float64 from 32 bits on).
+    """An Image from a nibabel image of one volume; integers without scaling stay integers,
+    scaled ones become float32 (float64 from 32 bits on).
 
     ``header`` chooses the geometry of NIfTI headers: see :func:`regkit.geometry.read_image`.
     """

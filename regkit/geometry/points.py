@@ -1,7 +1,7 @@
 """Landmarks: points in the world with their names, and the files that people keep them in.
 
-The files disagree about the world: 3-D coordinates are RAS mm in regkit and in its .csv, LPS mm in ITK's and mostly in Slicer's files. Every reader here
-knows which its format uses, or refuses, because a landmark with two flipped signs looks like a failed registration.
+The files disagree about the world: 3-D coordinates are RAS mm in regkit and in its .csv, LPS mm in ITK's and mostly in Slicer's files.
+Every reader here knows which its format uses, or refuses, because a landmark with two flipped signs looks like a failed registration.
 """
 
 from __future__ import annotations
@@ -66,8 +66,10 @@ def read_points(path: str | os.PathLike[str], grid: Grid | None = None) -> Point
     """Read landmarks; the suffix names the format.
 
     .csv : a header with x, y[, z] (RAS mm in 3-D), optionally name or label; other columns are kept.
-    .fcsv : 3D Slicer's older fiducials, RAS or LPS by their header line. .mrk.json (.json): Slicer's markups, RAS or LPS by their coordinateSystem.
-    .txt, .pts : elastix and transformix: "point" (LPS mm) or "index" (voxels, which need the ``grid`` they count in), a count, then the coordinates.
+    .fcsv : 3D Slicer's older fiducials, RAS or LPS by their header line.
+    .mrk.json (.json) : Slicer's markups, RAS or LPS by their coordinateSystem.
+    .txt, .pts : elastix and transformix: "point" (LPS mm) or "index" (voxels, which need the ``grid`` they count in), a count,
+        then the coordinates.
 
     Raises InputError, naming file and line, for whatever does not parse.
     """
@@ -86,7 +88,8 @@ def read_points(path: str | os.PathLike[str], grid: Grid | None = None) -> Point
 
 
 def write_points(points: Points, path: str | os.PathLike[str]) -> None:
-    """Write landmarks as .csv (RAS mm), .fcsv or .mrk.json (both LPS, 3-D only), or elastix .txt ("point", LPS mm). Numbers keep all their digits."""
+    """Write landmarks as .csv (RAS mm), .fcsv or .mrk.json (both LPS, 3-D only), or elastix .txt ("point", LPS mm).
+    Numbers keep all their digits."""
     path = Path(path)
     writers = {".csv": _csv_text, ".fcsv": _fcsv_text, ".json": _markups_text, ".txt": _elastix_text, ".pts": _elastix_text}
     suffix = path.suffix.lower()

@@ -28,20 +28,21 @@ _SLICE_GAP_TOLERANCE = 0.02  # of the median distance: what rounding in DICOM po
 def read_image(path: str | os.PathLike[str], *, name: str = "image", header: str = "auto") -> Image:
     """Read a 2-D or 3-D image with its place in the world.
 
-    NIfTI (.nii, .nii.gz, .hdr/.img), FreeSurfer's .mgz, MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), a directory with one DICOM series, grey or colour 2-D PNG, TIFF, JPEG,
-    and whatever else SimpleITK reads. Integers stay integers, floats stay floats; NIfTI scaling (scl_slope) is applied and gives float32. The whole affine
-    is kept, shear too. World coordinates are RAS mm in 3-D, ITK's own in 2-D; a NIfTI file with neither sform nor qform is placed as ITK places it.
+    NIfTI (.nii, .nii.gz, .hdr/.img), FreeSurfer's .mgz, MetaImage (.mha, .mhd), NRRD (.nrrd, .nhdr), a directory with one DICOM series,
+    grey or colour 2-D PNG, TIFF, JPEG, and whatever else SimpleITK reads. Integers stay integers, floats stay floats; NIfTI scaling
+    (scl_slope) is applied and gives float32. The whole affine is kept, shear too. World coordinates are RAS mm in 3-D, ITK's own in 2-D;
+    a NIfTI file with neither sform nor qform is placed as ITK places it.
 
     Parameters
     ----------
     name : what error messages call the image.
-    header : "sform" or "qform" names the NIfTI geometry to trust; "auto" takes the sform, then the qform, and refuses when both are set and differ by more
-        than 0.1 mm at a corner.
+    header : "sform" or "qform" names the NIfTI geometry to trust; "auto" takes the sform, then the qform, and refuses when both are set and
+        differ by more than 0.1 mm at a corner.
 
     Raises
     ------
-    InputError : missing or unreadable file, sform and qform that disagree, several volumes, complex or vector voxels, no voxels, a singular affine, a
-        directory without exactly one complete DICOM series.
+    InputError : missing or unreadable file, sform and qform that disagree, several volumes, complex or vector voxels, no voxels, a singular
+        affine, a directory without exactly one complete DICOM series.
     """
     path = Path(path)
     if not path.exists():
@@ -103,13 +104,15 @@ def _check_slices(reader: SimpleITK.ImageSeriesReader, slices: int, folder: Path
     worst = int(np.abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) > _SLICE_GAP_TOLERANCE * usual:
         raise InputError(
-            f"{name}: the DICOM series in {folder} is uneven: slices {worst} and {worst + 1} are {gaps[worst]:.3g} mm apart, the others {usual:.3g} mm; "
+            f"{name}: the DICOM series in {folder} is uneven: slices {worst} and {worst + 1} are {gaps[worst]:.3g} mm apart, "
+            f"the others {usual:.3g} mm; "
             "export all slices of one scan"
         )
 
 
 def check_scan(image: Image, name: str = "image") -> None:
-    """Refuse a scan that cannot be registered: NaN or infinity, one value everywhere, or fewer than 4 voxels on an axis. Raises InputError."""
+    """Refuse a scan that cannot be registered: NaN or infinity, one value everywhere, or fewer than 4 voxels on an axis.
+    Raises InputError."""
     if min(image.grid.shape) < SMALLEST_AXIS:
         raise InputError(
             f"{name}: shape {image.grid.shape} is too small; every axis needs {SMALLEST_AXIS} voxels (a single slice: save it as 2-D)"

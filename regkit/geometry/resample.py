@@ -33,7 +33,8 @@ def resample(
     Parameters
     ----------
     labels : nearest neighbour and the image's dtype (True), or linear interpolation and float32 (False); None asks ``image.is_labels``.
-    padding : "zeros" gives ``fill`` (0 unless told) where T(x) leaves the image's box, voxel edges included as in ITK; "border" the nearest voxel's value.
+    padding : "zeros" gives ``fill`` (0 unless told) where T(x) leaves the image's box, voxel edges included as in ITK;
+        "border" the nearest voxel's value.
     device : where the work is done; the result's data are numpy's in any case.
 
     An image already on ``grid`` comes back unchanged, dtype too, when there is no transform.
@@ -64,10 +65,11 @@ def resample(
 
 
 def smooth_resample(image: Image, grid: Grid, *, labels: bool | None = None, padding: str = "zeros", fill: float | None = None) -> Image:
-    """Resample onto a coarser grid without aliasing: along each axis a Gaussian of ``0.5 sqrt(r^2 - 1)`` voxels first, r being the ratio of voxel sizes.
+    """Resample onto a coarser grid without aliasing: along each axis a Gaussian of ``0.5 sqrt(r^2 - 1)`` voxels first,
+    r being the ratio of voxel sizes.
 
-    The width takes a voxel-wide average to one r voxels wide (Cardoso et al., MICCAI 2015, up to the constant). Axes with r <= 1 are not smoothed,
-    nor are labels. Other arguments as in :func:`resample`.
+    The width takes a voxel-wide average to one r voxels wide (Cardoso et al., MICCAI 2015, up to the constant). Axes with r <= 1 are not
+    smoothed, nor are labels. Other arguments as in :func:`resample`.
     """
     labels = image.is_labels if labels is None else labels
     if labels or image.ndim != grid.ndim:
@@ -88,7 +90,8 @@ def smooth_resample(image: Image, grid: Grid, *, labels: bool | None = None, pad
 
 
 def _gaussian_rows(size: int, sigma: float) -> np.ndarray:
-    """(size, size) rows of a Gaussian around each voxel, each summing to 1: near the border what lies outside takes no part. The identity for sigma 0."""
+    """(size, size) rows of a Gaussian around each voxel, each summing to 1: near the border what lies outside takes no part.
+    The identity for sigma 0."""
     distance = np.arange(size)[:, None] - np.arange(size)[None]
     weights = np.exp(-0.5 * (distance / max(sigma, 1e-3)) ** 2)
     return weights / weights.sum(axis=1, keepdims=True)

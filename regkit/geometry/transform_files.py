@@ -1,6 +1,7 @@
 """Transforms to and from files and SimpleITK, such that ANTs, SimpleITK and Slicer reproduce what regkit did.
 
-The files' world is LPS in 3-D; the flip from and to RAS happens here. ITK applies a composite's members last to first, as regkit does, so order is kept.
+The files' world is LPS in 3-D; the flip from and to RAS happens here.
+ITK applies a composite's members last to first, as regkit does, so order is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def transform_to_sitk(transform: Transform) -> SimpleITK.Transform:
-    """The same map as a SimpleITK transform in ITK's physical space (LPS in 3-D). Fields on sheared grids are resampled onto one without shear."""
+    """The same map as a SimpleITK transform in ITK's physical space (LPS in 3-D).
+    Fields on sheared grids are resampled onto one without shear."""
     import SimpleITK
 
     if isinstance(transform, Composite):
@@ -55,7 +57,8 @@ def _each_without_shear(transform: Transform) -> Transform:
 
 
 def transform_from_sitk(source: SimpleITK.Transform) -> Transform:
-    """A SimpleITK transform as regkit's: linear ones (of any parametrisation, and chains of them) become one Affine. Raises InputError for kinds such as B-splines."""
+    """A SimpleITK transform as regkit's: linear ones (of any parametrisation, and chains of them) become one Affine.
+    Raises InputError for kinds such as B-splines."""
     import SimpleITK
 
     ndim = source.GetDimension()
@@ -88,8 +91,10 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], *, fixed:
     .h5 : ITK's, any transform, composites in ITK's order, compressed (see itk_h5).
     .tfm, .txt : ITK's text, any transform; large for fields.
     .mat : ITK's and ANTs' affine.
-    .nii, .nii.gz : ITK's displacement field (intent 1007, float32, LPS mm in 3-D) on the ``fixed`` grid; a lone DisplacementField needs none and keeps its own.
-    .npz : Learn2Reg's displacement, (*fixed shape, D) float32 in voxels, such that moved(x) = moving(x + u(x)); needs ``fixed`` and ``moving``. Export only.
+    .nii, .nii.gz : ITK's displacement field (intent 1007, float32, LPS mm in 3-D) on the ``fixed`` grid;
+        a lone DisplacementField needs none and keeps its own.
+    .npz : Learn2Reg's displacement, (*fixed shape, D) float32 in voxels, such that moved(x) = moving(x + u(x));
+        needs ``fixed`` and ``moving``. Export only.
 
     Raises
     ------

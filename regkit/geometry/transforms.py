@@ -1,7 +1,8 @@
 """Transforms between two worlds: affine, displacement field, and a chain of them.
 
-Every transform maps points of the fixed image's world to points of the moving image's world, in mm, as ITK's resampling transforms do: the moved image at
-x is the moving image at T(x). Landmarks of the fixed image go through T to the moving image; the other way needs the inverse.
+Every transform maps points of the fixed image's world to points of the moving image's world, in mm, as ITK's resampling transforms do: the
+moved image at x is the moving image at T(x). Landmarks of the fixed image go through T to the moving image;
+the other way needs the inverse.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class Affine(Transform):
 class DisplacementField(Transform):
     """``T(x) = x + v(x)``, v interpolated linearly between the voxels of its own grid.
 
-    Outside the grid's box (voxel edges) v is zero; in the outer half voxel it is that of the nearest voxel centres: ITK's DisplacementFieldTransform to the
-    letter, so that a saved field means elsewhere what it meant here.
+    Outside the grid's box (voxel edges) v is zero; in the outer half voxel it is that of the nearest voxel centres: ITK's
+    DisplacementFieldTransform to the letter, so that a saved field means elsewhere what it meant here.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ class DisplacementField(Transform):
         vectors = np.ascontiguousarray(self.vectors, dtype=np.float32)
         if vectors.shape != (self.grid.ndim, *self.grid.shape):
             raise InputError(
-                f"a field on a grid of shape {self.grid.shape} needs vectors of shape {(self.grid.ndim, *self.grid.shape)}, got {vectors.shape}"
+                f"a field on a grid of shape {self.grid.shape} needs vectors of shape {(self.grid.ndim, *self.grid.shape)}, "
+                f"got {vectors.shape}"
             )
         if not np.isfinite([vectors.min(), vectors.max()]).all():
             raise InputError("the displacement field holds NaN or infinity; every vector must be finite")
@@ -112,7 +114,8 @@ class DisplacementField(Transform):
 
     @classmethod
     def from_voxels(cls, displacement: np.ndarray, grid: Grid) -> DisplacementField:
-        """A field from displacements in voxels of ``grid`` along its array axes: (D, *grid.shape), as the ops give them (without the batch axis)."""
+        """A field from displacements in voxels of ``grid`` along its array axes:
+        (D, *grid.shape), as the ops give them (without the batch axis)."""
         linear = grid.affine[:-1, :-1].astype(np.float32)
         displacement = np.asarray(displacement, dtype=np.float32)
         return cls(grid, (linear @ displacement.reshape(grid.ndim, -1)).reshape(displacement.shape))

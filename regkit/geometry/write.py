@@ -28,7 +28,8 @@ _PLANE_DTYPES |= {".jpg": ("uint8",), ".jpeg": ("uint8",)}
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside ``path`` (same suffixes) to write to; on leaving it replaces ``path`` in one step, on an error it is removed and ``path`` stays.
+    """A path beside ``path`` (same suffixes) to write to; on leaving it replaces ``path`` in one step,
+    on an error it is removed and ``path`` stays.
 
     Missing parent folders are made. The file gets the usual permissions (the umask's), not those of private temporary files.
     """
@@ -45,8 +46,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_image(image: Image, path: str | os.PathLike[str]) -> None:
     """Write an image; the name's suffix names the format. The dtype is kept (bool becomes uint8, float16 float32).
 
-    .nii and .nii.gz keep the whole affine, with sform and qform alike. .mha and .nrrd (ITK) know no shear. .png, .tif and .jpg take 2-D images of the
-    integer types they know (.tif float32 too) and lose part of the geometry. The file appears whole or not at all.
+    .nii and .nii.gz keep the whole affine, with sform and qform alike. .mha and .nrrd (ITK) know no shear. .png, .tif and .jpg take 2-D
+    images of the integer types they know (.tif float32 too) and lose part of the geometry. The file appears whole or not at all.
 
     Raises
     ------

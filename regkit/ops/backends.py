@@ -1,7 +1,8 @@
 """Which implementation an op takes.
 
-Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp. `backend("reference")` as a
-context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted backend raises; nothing falls back silently.
+Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp.
+`backend("reference")` as a context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted
+backend raises; nothing falls back silently.
 """
 
 import os

@@ -10,8 +10,8 @@ from regkit.ops.backends import register
 def smooth(x: torch.Tensor, *, side: float = 0.25) -> torch.Tensor:  # (B, C, *spatial) -> the same
     """Weighted mean of each voxel and its neighbours, `[side, 1 - 2 side, side]` along each axis in turn, borders repeated.
 
-    side = 1/4 is the binomial filter (variance 1/2 voxel^2 an axis), 1/3 the box of three. The operator is linear, symmetric and keeps the mean; being its
-    own adjoint, it is also its backward. Computed in float32 (float64 for float64); the result has x's dtype.
+    side = 1/4 is the binomial filter (variance 1/2 voxel^2 an axis), 1/3 the box of three. The operator is linear, symmetric and keeps the
+    mean; being its own adjoint, it is also its backward. Computed in float32 (float64 for float64); the result has x's dtype.
 
     Parametrising a displacement as u = smooth(p) is a B-spline-like way to keep an optimiser's steps smooth.
     Raises ValueError for shapes and side, TypeError for dtypes.

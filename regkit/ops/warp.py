@@ -24,10 +24,10 @@ def warp(
     the displacement. Linear: `y = sum_i w_i image(floor(x+u)+i)`. Differentiable once by displacement and image (linear only).
 
     mode: "linear" (floating point images), or "nearest" (any dtype, kept; halves round up) for labels.
-    padding: "zeros" cells outside the image count as `fill`; "border" coordinates are clamped (gradient 0 strictly outside); "extent" voxels have a
-        width: within half a voxel of the edge the edge's value, beyond that `fill` (ITK's rule).
-    Coordinates and sums are float32 (float64 if an input is float64); the result has the image's dtype. A NaN displacement gives NaN (linear),
-    or `fill` (nearest; border: the first voxel).
+    padding: "zeros" cells outside the image count as `fill`; "border" coordinates are clamped (gradient 0 strictly outside); "extent"
+        voxels have a width: within half a voxel of the edge the edge's value, beyond that `fill` (ITK's rule).
+    Coordinates and sums are float32 (float64 if an input is float64); the result has the image's dtype. A NaN displacement gives NaN
+    (linear), or `fill` (nearest; border: the first voxel).
 
     Raises ValueError for shapes and options, TypeError for dtypes.
     """
@@ -47,7 +47,8 @@ def warp(
 torch.library.define("regkit::warp", "(Tensor image, Tensor displacement, int padding, float fill) -> Tensor")
 torch.library.define(
     "regkit::warp_backward",
-    "(Tensor grad, Tensor image, Tensor displacement, int padding, float fill, bool need_image, bool need_displacement) -> (Tensor, Tensor)",
+    "(Tensor grad, Tensor image, Tensor displacement, int padding, float fill, bool need_image, bool need_displacement) "
+    "-> (Tensor, Tensor)",
 )
 torch.library.define("regkit::warp_nearest", "(Tensor image, Tensor displacement, int padding, float fill) -> Tensor")
 

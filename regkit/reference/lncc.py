@@ -1,6 +1,7 @@
 """Squared local NCC in plain torch: five zero-padded box sums, then one line.
 
-The images are taken to float64 first: `E[x^2] - E[x]^2` of a bright image is all rounding in float32. (The kernels subtract a shift instead.)
+The images are taken to float64 first: `E[x^2] - E[x]^2` of a bright image is all rounding in float32.
+(The kernels subtract a shift instead.)
 """
 
 import torch

@@ -1,7 +1,8 @@
 """Initial alignment: several starts, ranked on a coarse grid, then 12 parameters (6 in 2-D) by gradient descent, coarse to fine.
 
-The transform is T0 C (I + P) C^-1 with C the shift to the fixed scan's centre and T0 the start: rotation, scale and shear about the centre of the
-patient move the image as little as they can, and one step size fits all entries of P once translations are counted in units of the scan's radius.
+The transform is T0 C (I + P) C^-1 with C the shift to the fixed scan's centre and T0 the start: rotation, scale and shear about the centre
+of the patient move the image as little as they can, and one step size fits all entries of P once translations are counted in units of the
+scan's radius.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a registration does, as frozen dataclasses: the one source of the options of the library, the command line and --config files.
 
-Lengths are in voxels of the working grid (see prepare.py) unless a name says mm, so that one preset serves images of any size. Sequences hold one
-value per resolution level, coarse to fine.
+Lengths are in voxels of the working grid (see prepare.py) unless a name says mm, so that one preset serves images of any size. Sequences
+hold one value per resolution level, coarse to fine.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ class Intensity:
 
 @dataclass(frozen=True)
 class AffineStage:
-    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam, coarse to fine, on local NCC; where refinement takes MIND, on
-    normalised mutual information."""
+    """Initial alignment: the best of several starts, then 12 parameters (6 in 2-D) by Adam, coarse to fine, on local NCC; where refinement
+    takes MIND, on normalised mutual information."""
 
     enabled: bool = True
     """Off: only the best start (header, centres, mass centres) is taken."""
@@ -112,7 +112,8 @@ class Config:
             raise UsageError("refine: " + ", ".join(f"{n} has {k}" for n, k in levels.items()) + " levels; give each the same number")
         if len(self.affine.voxels) != len(self.affine.iterations):
             raise UsageError(
-                f"affine: voxels has {len(self.affine.voxels)} levels and iterations {len(self.affine.iterations)}; give both the same number"
+                f"affine: voxels has {len(self.affine.voxels)} levels and iterations {len(self.affine.iterations)}; "
+                "give both the same number"
             )
         if any(w < 1 or w % 2 == 0 for w in (*self.refine.window, self.affine.window)):
             raise UsageError(f"windows must be odd: refine.window is {self.refine.window}, affine.window {self.affine.window}")

@@ -19,8 +19,8 @@ def _upsample(coarse: torch.Tensor, spatial: tuple[int, ...], step: int) -> torc
 def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], *, step: int = 6, smoothing: int = 3) -> torch.Tensor:
     """Weighted mean of the values around each voxel, falling off to 0 far from all points.
 
-    Values (N, D) and ones are splatted linearly from points (N, D, voxels) onto a grid of every `step`-th voxel, both smoothed by `smoothing` box filters 5
-    wide, and divided. Source: GraphRegNet (Hansen & Heinrich 2021). Returns (1, D, *spatial).
+    Values (N, D) and ones are splatted linearly from points (N, D, voxels) onto a grid of every `step`-th voxel,
+    both smoothed by `smoothing` box filters 5 wide, and divided. Source: GraphRegNet (Hansen & Heinrich 2021). Returns (1, D, *spatial).
     """
     dims = len(spatial)
     shape = [-(-(n - 1) // step) + 1 for n in spatial]
@@ -45,7 +45,8 @@ def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], 
 def thin_plate_spline(
     points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], *, smoothing: float = 0.1, step: int = 4
 ) -> torch.Tensor:
-    """Thin-plate spline through (or, with smoothing > 0, near) the values, evaluated on every `step`-th voxel and interpolated. Returns (1, D, *spatial).
+    """Thin-plate spline through (or, with smoothing > 0, near) the values, evaluated on every `step`-th voxel and interpolated.
+    Returns (1, D, *spatial).
 
     Kernel r^2 log r in coordinates scaled to [-1, 1], also in 3-D, as in the displacement methods of Heinrich et al.; plus an affine part.
     """

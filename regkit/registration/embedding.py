@@ -1,8 +1,8 @@
 """Displacement embedding (Hansen & Heinrich, MIDL 2020): large motion in one pass.
 
-At keypoints of the fixed scan the MIND-SSC features are compared with those of the moving scan at all displacements of a search cube. The cost volumes
-(N, L) are mapped to d numbers each by a PCA fitted on this pair, E = (C - mu) V; diffusion over the keypoint graph, (I + lambda L)^-1 E,
-lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
+At keypoints of the fixed scan the MIND-SSC features are compared with those of the moving scan at all displacements of a search cube. The
+cost volumes (N, L) are mapped to d numbers each by a PCA fitted on this pair, E = (C - mu) V; diffusion over the keypoint graph,
+(I + lambda L)^-1 E, lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
 """
 
 import numpy as np
@@ -69,7 +69,8 @@ def embed(
     keypoints = foerstner_keypoints(fixed, mask, count=stage.keypoints, spread=stage.spread)
     if len(keypoints) < FEWEST:
         raise TooFewKeypoints(
-            f"the fixed scan has only {len(keypoints)} distinctive points{'' if mask is None else ' inside its mask'} (at least {FEWEST} are needed); "
+            f"the fixed scan has only {len(keypoints)} distinctive points{'' if mask is None else ' inside its mask'} "
+            f"(at least {FEWEST} are needed); "
             "check the intensity window, or set embedding.enabled = false"
         )
     dims = fixed.dim() - 2

@@ -41,10 +41,11 @@ def register(
 ) -> Result:
     """Aligns the moving scan with the fixed one.
 
-    fixed, moving: a path (NIfTI, MHA, NRRD, DICOM folder; PNG, TIFF, JPEG in 2-D), an Image, (array, affine), a nibabel or SimpleITK image, or an array.
-    The scans may differ in grid, spacing and orientation; they need not overlap in space.
+    fixed, moving: a path (NIfTI, MHA, NRRD, DICOM folder; PNG, TIFF, JPEG in 2-D), an Image, (array, affine), a nibabel or SimpleITK image,
+    or an array. The scans may differ in grid, spacing and orientation; they need not overlap in space.
     preset: a name of PRESETS; config: a Config, in its place. fixed_mask, moving_mask: label maps on any grid, not 0 inside.
-    device: "auto" or "cpu". threads: CPU threads, torch's number by default. seed: kept in the record; the pipeline draws no random numbers.
+    device: "auto" or "cpu". threads: CPU threads, torch's number by default.
+    seed: kept in the record; the pipeline draws no random numbers.
     header: "sform" or "qform" decides for NIfTI files where the two disagree ("auto" refuses them).
     progress: called as progress(stage, fraction, message).
 

@@ -32,7 +32,8 @@ class Scan:
 
 
 def normalise(image: Image, intensity: Intensity) -> Image:
-    """Intensities mapped to 0..1 and clipped, float32. Without a window: percentiles of what is above the scan's minimum (the background of stripped scans)."""
+    """Intensities mapped to 0..1 and clipped, float32.
+    Without a window: percentiles of what is above the scan's minimum (the background of stripped scans)."""
     data = np.asarray(image.data, dtype=np.float32)
     if intensity.window is not None:
         low, high = intensity.window
@@ -67,8 +68,8 @@ def working_grid(scan: Scan, config: Config) -> Grid:
 
 
 def level_grid(grid: Grid, shrink: float) -> Grid:
-    """The grid of a coarser level: same box, voxels `shrink` times larger, but no axis shorter than FEWEST voxels (or than it is): below that
-    little of a scan is left to align."""
+    """The grid of a coarser level: same box, voxels `shrink` times larger, but no axis shorter than FEWEST voxels (or than it is): below
+    that little of a scan is left to align."""
     shrink = max(1.0, min(shrink, min(grid.shape) / FEWEST))
     return grid.with_shape([max(1, round(n / shrink)) for n in grid.shape])
 

@@ -1,7 +1,7 @@
 """Instance optimisation: a dense displacement (or velocity) field by Adam, coarse to fine.
 
-Each level minimises  (1 - lncc(moving(x + u), fixed))  or the squared MIND difference,  + smoothness * diffusion_energy(u),  in voxels of its own grid.
-Only what both scans show counts: a weight is 0 outside the masks and where x + u leaves the moving scan.
+Each level minimises  (1 - lncc(moving(x + u), fixed))  or the squared MIND difference,  + smoothness * diffusion_energy(u),  in voxels of
+its own grid. Only what both scans show counts: a weight is 0 outside the masks and where x + u leaves the moving scan.
 """
 
 import torch
@@ -37,7 +37,8 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
 def refine(
     fixed: Scan, moving: Scan, grid: Grid, affine: Affine, start: torch.Tensor | None, config: Config, progress: Progress
 ) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """The displacement (1, D, *grid.shape) in voxels of the working grid, from there to the moving scan brought onto it by `affine`; and loss curves by level."""
+    """The displacement (1, D, *grid.shape) in voxels of the working grid, from there to the moving scan brought onto it by `affine`;
+    and loss curves by level."""
     stage = config.refine
     field = torch.zeros(1, grid.ndim, *grid.shape) if start is None else start
     curves: dict[str, list[float]] = {}
@@ -64,7 +65,8 @@ def refine(
 
 
 def smoothed(parameters: torch.Tensor, passes: int) -> torch.Tensor:
-    """The field of the optimiser's parameters: binomial smoothing, which is close to a B-spline and keeps single voxels from running off."""
+    """The field of the optimiser's parameters: binomial smoothing, which is close to a B-spline and keeps
+    single voxels from running off."""
     for _ in range(passes):
         parameters = ops.smooth(parameters)
     return parameters

@@ -36,8 +36,8 @@ class Record:
 class Result:
     """A moving scan aligned with a fixed one.
 
-    transform maps fixed-space points to moving-space points (mm); inverse maps moving-space points to fixed-space points. Resampling pulls, so
-    `transform` is what brings the moving scan onto the fixed grid.
+    transform maps fixed-space points to moving-space points (mm); inverse maps moving-space points to fixed-space points. Resampling pulls,
+    so `transform` is what brings the moving scan onto the fixed grid.
     """
 
     fixed: Image
@@ -62,7 +62,8 @@ class Result:
         return resample(as_image(image), target.grid, transform, labels=labels)
 
     def map_points(self, points: Any, from_: Space = "moving", to: Space = "fixed") -> Any:
-        """Points (N, D) in world mm (RAS in 3-D), Points, or a landmark file, carried from one space to the other; the same kind comes back."""
+        """Points (N, D) in world mm (RAS in 3-D), Points, or a landmark file, carried from one space to the other;
+        the same kind comes back."""
         for space in (from_, to):
             if space not in ("fixed", "moving"):
                 _space(space)

@@ -1,4 +1,5 @@
-"""Made scenes for the geometry tests: oblique, anisotropic grids away from the origin, different for fixed and moving, and smooth images on them."""
+"""Made scenes for the geometry tests: oblique, anisotropic grids away from the origin, different for fixed and moving,
+and smooth images on them."""
 
 import numpy as np
 import pytest
