@@ -1,45 +1,52 @@
 """Removing folds: where x + u(x) turns space inside out, the field is smoothed until it doesn't, and nowhere else."""
 
 import torch
+import torch.nn.functional as F
 
 from regkit import ops
 
 LEAST = 0.05  # determinant that counts as unfolded; not 0, so that sampling the field on another grid does not fold it again
-ROUNDS = 200
+ROUNDS = 100
+GROW = 5  # rounds until the reach grows by a voxel
+MOST_SWEEPS = 100
 
 
 def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A copy of u (1, D, *spatial, voxels) with det(I + grad u) > 0 at every voxel, and how many voxels were folded.
 
-    Voxels near a fold take the mean of their neighbours, again and again; the reach grows while folds persist.
+    Voxels near a fold take the mean of their neighbours, again and again. While folds persist the region grows, and with it the sweeps that it
+    gets between two looks (smoothing spreads with the square root of their number): u there comes ever closer to the harmonic continuation of
+    its surroundings.
     """
     u = u.clone()
     folded = int((ops.jacobian_determinant(u) <= 0).sum())
-    reach = 1
     for n in range(ROUNDS):
         bad = ops.jacobian_determinant(u) <= LEAST
         if not bool(bad.any()):
             break
-        if n % 10 == 9:
-            reach += 1
-        _relax(u, bad, reach)
+        reach = 1 + n // GROW
+        _relax(u, _dilate(bad, reach), min(reach * reach, MOST_SWEEPS))
     return u, folded
 
 
-def _relax(u: torch.Tensor, bad: torch.Tensor, reach: int) -> None:
-    """Replaces u within `reach` voxels of `bad` by the mean over its 3^D neighbourhood."""
-    dims, spatial = u.shape[1], u.shape[2:]
-    places = bad[0, 0].nonzero()
-    offsets = torch.stack(torch.meshgrid(*[torch.arange(-reach, reach + 1)] * dims, indexing="ij"), -1).reshape(-1, dims)
-    limit = torch.tensor(spatial) - 1
-    near = torch.minimum((places[:, None] + offsets).reshape(-1, dims).clamp_min(0), limit)
-    strides = torch.tensor([int(torch.tensor(spatial[d + 1 :]).prod()) for d in range(dims)])
-    flat = (near * strides).sum(1).unique()
-    centre = torch.stack([(flat // strides[d]) % spatial[d] for d in range(dims)], 1)
+def _dilate(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    """A bool mask (1, 1, *spatial) grown by `reach` voxels along every axis."""
+    grown = mask.to(torch.uint8).float()
+    dims = mask.dim() - 2
+    pool = F.max_pool3d if dims == 3 else F.max_pool2d
+    for axis in range(dims):
+        wide = [2 * reach + 1 if a == axis else 1 for a in range(dims)]
+        grown = pool(grown, wide, stride=1, padding=[w // 2 for w in wide])
+    return grown > 0
+
+
+def _relax(u: torch.Tensor, region: torch.Tensor, sweeps: int) -> None:
+    """Replaces u in the region by the mean over each voxel's 3^D neighbourhood, `sweeps` times; borders are repeated."""
+    dims, spatial = u.shape[1], torch.tensor(u.shape[2:])
+    centre = region[0, 0].nonzero()
+    strides = torch.tensor([int(spatial[d + 1 :].prod()) for d in range(dims)])
     around = torch.stack(torch.meshgrid(*[torch.arange(-1, 2)] * dims, indexing="ij"), -1).reshape(-1, dims)
-    values = u.flatten(2)[0]
-    total = torch.zeros(dims, len(flat))
-    for offset in around:
-        neighbour = torch.minimum((centre + offset).clamp_min(0), limit)
-        total += values[:, (neighbour * strides).sum(1)]
-    values[:, flat] = total / len(around)
+    neighbours = [(torch.minimum((centre + offset).clamp_min(0), spatial - 1) * strides).sum(1) for offset in around]
+    flat, values = (centre * strides).sum(1), u.flatten(2)[0]
+    for _ in range(sweeps):
+        values[:, flat] = sum(values[:, index] for index in neighbours) / len(neighbours)

@@ -39,6 +39,13 @@ def test_wild_noise_is_tamed(generator):
     assert count > 100 and (ops.jacobian_determinant(found) > 0).all()
 
 
+def test_a_large_mirrored_region_is_mended():
+    x = torch.stack(torch.meshgrid(*[torch.arange(96.0)] * 2, indexing="ij")) - 48
+    u = (-1.8 * x * (1 - (x.norm(dim=0) / 40) ** 2).clamp_min(0).sqrt())[None]
+    found, count = remove_folds(u)
+    assert count > 2000 and (ops.jacobian_determinant(found) > 0).all()
+
+
 def test_without_folds_nothing_happens():
     u = smooth((20, 20, 20))
     found, count = remove_folds(u)
