@@ -14,9 +14,9 @@ MOST_SWEEPS = 100
 def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A copy of u (1, D, *spatial, voxels) with det(I + grad u) > 0 at every voxel, and how many voxels were folded.
 
-    Voxels near a fold take the mean of their neighbours, again and again. While folds persist the region grows, and with it the sweeps that it
-    gets between two looks (smoothing spreads with the square root of their number): u there comes ever closer to the harmonic continuation of
-    its surroundings.
+    Voxels near a fold take the mean of their neighbours, again and again. While folds persist the region grows, and with it the sweeps
+    that it gets between two looks (smoothing spreads with the square root of their number): u there comes ever closer to the harmonic
+    continuation of its surroundings.
     """
     u = u.clone()
     folded = int((ops.jacobian_determinant(u) <= 0).sum())
