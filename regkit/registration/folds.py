@@ -1,7 +1,6 @@
 """Removing folds: where x + u(x) turns space inside out, the field is smoothed until it doesn't, and nowhere else."""
 
 import torch
-import torch.nn.functional as F
 
 from regkit import ops
 
@@ -29,24 +28,30 @@ def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
     return u, folded
 
 
+def _around(dims: int) -> torch.Tensor:
+    """The 3^D offsets of a neighbourhood."""
+    return torch.stack(torch.meshgrid(*[torch.arange(-1, 2)] * dims, indexing="ij"), -1).reshape(-1, dims)
+
+
+def _neighbours(centre: torch.Tensor, spatial: torch.Size) -> list[torch.Tensor]:
+    """Flat indices of the 3^D voxels around each of the voxels (N, D), those beyond the border moved onto it."""
+    size = torch.tensor(spatial)
+    strides = torch.tensor([int(size[d + 1 :].prod()) for d in range(len(size))])
+    return [(torch.minimum((centre + offset).clamp_min(0), size - 1) * strides).sum(1) for offset in _around(len(size))]
+
+
 def _dilate(mask: torch.Tensor, reach: int) -> torch.Tensor:
-    """A bool mask (1, 1, *spatial) grown by `reach` voxels along every axis."""
-    grown = mask.to(torch.uint8).float()
-    dims = mask.dim() - 2
-    pool = F.max_pool3d if dims == 3 else F.max_pool2d
-    for axis in range(dims):
-        wide = [2 * reach + 1 if a == axis else 1 for a in range(dims)]
-        grown = pool(grown, wide, stride=1, padding=[w // 2 for w in wide])
-    return grown > 0
+    """A bool mask (1, 1, *spatial) grown by `reach` voxels along every axis. Folds are few: their voxels are visited, not the volume."""
+    grown = mask.clone()
+    for _ in range(reach):
+        for index in _neighbours(grown[0, 0].nonzero(), mask.shape[2:]):
+            grown.view(-1)[index] = True
+    return grown
 
 
 def _relax(u: torch.Tensor, region: torch.Tensor, sweeps: int) -> None:
     """Replaces u in the region by the mean over each voxel's 3^D neighbourhood, `sweeps` times; borders are repeated."""
-    dims, spatial = u.shape[1], torch.tensor(u.shape[2:])
-    centre = region[0, 0].nonzero()
-    strides = torch.tensor([int(spatial[d + 1 :].prod()) for d in range(dims)])
-    around = torch.stack(torch.meshgrid(*[torch.arange(-1, 2)] * dims, indexing="ij"), -1).reshape(-1, dims)
-    neighbours = [(torch.minimum((centre + offset).clamp_min(0), spatial - 1) * strides).sum(1) for offset in around]
-    flat, values = (centre * strides).sum(1), u.flatten(2)[0]
+    neighbours = _neighbours(region[0, 0].nonzero(), u.shape[2:])
+    middle, values = neighbours[len(neighbours) // 2], u.flatten(2)[0]
     for _ in range(sweeps):
-        values[:, flat] = sum(values[:, index] for index in neighbours) / len(neighbours)
+        values[:, middle] = sum(values[:, index] for index in neighbours) / len(neighbours)
