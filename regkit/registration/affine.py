@@ -119,57 +119,73 @@ class _Level:
 
 
 def register_affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, progress: Progress) -> tuple[Affine, str, list[float]]:
-    """The affine (fixed world to moving world), the name of the start that won, and the loss of every iteration."""
-    stage = config.affine
-    dims, center, radius = grid.ndim, mass_center(fixed), float(np.linalg.norm(np.asarray(grid.spacing) * grid.shape) / 4)
+    """The affine (fixed world to moving world), the name of the start that won, and the loss of every iteration on its way (where the stage
+    is off, of every start)."""
+    stage, dims = config.affine, grid.ndim
+    place = _Place(mass_center(fixed), float(np.linalg.norm(np.asarray(grid.spacing) * grid.shape) / 4))
     levels = [level_grid(grid, max(1.0, (np.prod(grid.shape) / voxels) ** (1 / dims))) for voxels in stage.voxels]
     level = _Level(fixed, moving, levels[0], config)
-    candidates = [(start, torch.zeros(dims, dims + 1)) for start in starts(fixed, moving, stage.starts)]
-    curve: list[float] = []
-
-    def descend(level: _Level, start: Start, parameters: torch.Tensor, iterations: int, step: float, record: bool):
-        p = parameters.clone().requires_grad_()
-        optimiser = torch.optim.Adam([p], lr=step, betas=(0.9, 0.99))
-        for i in range(iterations):
-            optimiser.zero_grad()
-            loss = level.loss(_matrix(start.matrix, p, center, radius), i % WEIGHT_EVERY == 0)
-            loss.backward()
-            optimiser.step()
-            if record:
-                curve.append(float(loss.detach()))
-                progress("affine", len(curve) / max(1, total))
-        with torch.no_grad():
-            return p.detach(), float(level.loss(_matrix(start.matrix, p, center, radius)))
-
-    total = sum(stage.iterations)
+    candidates = starts(fixed, moving, stage.starts)
     if not stage.enabled:
-        losses = [float(level.loss(torch.from_numpy(start.matrix))) for start, _ in candidates]
-        best = candidates[int(np.argmin(losses))][0]
+        losses = [float(level.loss(torch.from_numpy(start.matrix))) for start in candidates]
+        best = candidates[int(np.argmin(losses))]
         return Affine(best.matrix), best.name, losses
+    still = torch.zeros(dims, dims + 1)
     screened = []
-    for n, (start, p) in enumerate(candidates):
-        screened.append((*descend(level, start, p, SCREENED, stage.step, False), start))
+    for n, start in enumerate(candidates):
+        screened.append((start, _descend(level, start, still, place, SCREENED, stage.step)))
         progress("start", (n + 1) / len(candidates))
-    screened.sort(key=lambda item: item[1])
-    finalists = [
-        (start, *descend(level, start, p, stage.iterations[0] if KEPT > 1 else 0, stage.step, n == 0))
-        for n, (p, _, start) in enumerate(screened[:KEPT])
-    ]
-    start, p, _ = min(finalists, key=lambda item: item[2])
-    for grid_, iterations in zip(levels[1:], stage.iterations[1:]):
-        p, _ = descend(_Level(fixed, moving, grid_, config), start, p, iterations, stage.step / 2, True)
-    return Affine(_matrix(start.matrix, p, center, radius).detach().numpy()), start.name, curve
+    screened.sort(key=lambda item: item[1].loss)
+    finalists = []
+    for n, (start, found) in enumerate(screened[:KEPT]):
+        finalists.append((start, _descend(level, start, found.parameters, place, stage.iterations[0], stage.step)))
+        progress("affine", (n + 1) * stage.iterations[0] / (KEPT * stage.iterations[0] + sum(stage.iterations[1:])))
+    start, found = min(finalists, key=lambda item: item[1].loss)
+    curve = list(found.curve)
+    for finer, iterations in zip(levels[1:], stage.iterations[1:]):
+        found = _descend(_Level(fixed, moving, finer, config), start, found.parameters, place, iterations, stage.step / 2)
+        curve += found.curve
+    return Affine(_matrix(start.matrix, found.parameters, place).numpy()), start.name, curve
 
 
-def _matrix(start: np.ndarray, parameters: torch.Tensor, center: np.ndarray, radius: float) -> torch.Tensor:
-    dims = len(center)
+@dataclass(frozen=True)
+class _Place:
+    """What the parameters are counted about and in: the fixed scan's centre (world), and its radius in mm for translations."""
+
+    center: np.ndarray
+    radius: float
+
+
+@dataclass(frozen=True)
+class _Descent:
+    parameters: torch.Tensor  # (D, D+1)
+    loss: float  # of these parameters
+    curve: list[float]  # of every iteration
+
+
+def _descend(level: _Level, start: Start, parameters: torch.Tensor, place: _Place, iterations: int, step: float) -> _Descent:
+    p = parameters.clone().requires_grad_()
+    optimiser = torch.optim.Adam([p], lr=step, betas=(0.9, 0.99))
+    curve = []
+    for i in range(iterations):
+        optimiser.zero_grad()
+        loss = level.loss(_matrix(start.matrix, p, place), i % WEIGHT_EVERY == 0)
+        loss.backward()
+        optimiser.step()
+        curve.append(float(loss.detach()))
+    with torch.no_grad():
+        return _Descent(p.detach(), float(level.loss(_matrix(start.matrix, p, place))), curve)
+
+
+def _matrix(start: np.ndarray, parameters: torch.Tensor, place: _Place) -> torch.Tensor:
+    """T0 C (I + P) C^-1, (D+1, D+1) float64."""
+    dims = len(place.center)
     shift = torch.eye(dims + 1, dtype=torch.float64)
-    shift[:dims, dims] = torch.from_numpy(center)
+    shift[:dims, dims] = torch.from_numpy(place.center)
     scale = torch.ones(dims + 1, dtype=torch.float64)
-    scale[dims] = radius
-    change = torch.cat([parameters.double() * scale, torch.zeros(1, dims + 1, dtype=torch.float64)]) + torch.eye(
-        dims + 1, dtype=torch.float64
-    )
+    scale[dims] = place.radius
+    change = torch.eye(dims + 1, dtype=torch.float64)
+    change[:dims] += parameters.double() * scale
     back = shift.clone()
     back[:dims, dims] *= -1
     return torch.from_numpy(start) @ shift @ change @ back

@@ -5,7 +5,6 @@ cost volumes (N, L) are mapped to d numbers each by a PCA fitted on this pair, E
 (I + lambda L)^-1 E, lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -81,5 +80,5 @@ def embed(
     return u, {
         "keypoints": len(keypoints),
         "median_voxels": float(moved.norm(dim=1).median()),
-        "largest_voxels": float(np.max(moved.norm(dim=1).numpy())),
+        "largest_voxels": float(moved.norm(dim=1).max()),
     }

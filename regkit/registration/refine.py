@@ -93,7 +93,7 @@ class _Problem:
             u = exponential(field) if self.diffeomorphic else field
             seen = ops.warp(self.moving_weight, u, mode="nearest", padding="border")
             self.weight = seen if self.fixed_weight is None else seen * self.fixed_weight
-            if not bool(self.weight.any()):
+            if not bool(self.weight.any()):  # nothing seen twice: only the fixed scan can pull the field back
                 self.weight = self.fixed_weight
 
     def loss(self, field: torch.Tensor) -> torch.Tensor:

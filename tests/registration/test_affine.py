@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from regkit.geometry import Affine, Image
+from regkit.registration import affine
 from regkit.registration.affine import mass_center, register_affine, starts
 from regkit.registration.config import PRESETS, AffineStage, Config
 from regkit.registration.prepare import Scan, normalise, working_grid
@@ -89,3 +90,17 @@ def test_mass_center_is_of_the_mask_if_there_is_one():
     grid = grid_at((20, 20, 20), (1.0, 2.0, 3.0))
     np.testing.assert_allclose(mass_center(Scan(Image(data, grid), None)), grid.to_world(np.array([[3, 3, 3]]))[0])
     np.testing.assert_allclose(mass_center(Scan(Image(data, grid), Image(inside, grid))), grid.to_world(np.array([[15, 10, 12]]))[0])
+
+
+def test_the_curve_is_that_of_the_start_that_won(monkeypatch, turned):
+    """Two finalists go on: the one that looked worse after the screening may end better, and its losses are the ones to show."""
+
+    def descend(level, start, parameters, place, iterations, step):
+        screening, first = iterations == affine.SCREENED, start.name == "header"
+        loss = (0.1 if first else 0.2) if screening else (0.9 if first else 0.3)
+        return affine._Descent(parameters, loss, [loss] * iterations)
+
+    monkeypatch.setattr(affine, "_descend", descend)
+    monkeypatch.setattr(affine, "starts", lambda *_: [affine.Start("header", np.eye(4)), affine.Start("centres", np.eye(4))])
+    _, start, curve = find(turned)
+    assert start == "centres" and curve == [0.3] * sum(Config().affine.iterations)
