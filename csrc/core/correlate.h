@@ -10,6 +10,7 @@
 //   dot     alpha = g / P,           beta = 0,                   gamma = 0
 //   cosine  alpha = g / (|F||M|+eps), beta = -alpha s |F| / |M|,  gamma = -sum_d alpha s |M| / |F|      (0 where a norm is 0)
 #pragma once
+#include "core/inline.h"
 
 namespace regkit {
 
@@ -23,7 +24,7 @@ struct CosineTerms {
 };
 
 template <class T>
-inline CosineTerms<T> cosine_terms(T dot, T fixed_norm, T moving_norm, T g) {
+REGKIT_INLINE CosineTerms<T> cosine_terms(T dot, T fixed_norm, T moving_norm, T g) {
   CosineTerms<T> t;
   const T inverse = 1 / (fixed_norm * moving_norm + static_cast<T>(kCosineEps));
   t.similarity = dot * inverse;

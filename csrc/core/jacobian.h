@@ -6,6 +6,8 @@
 #pragma once
 #include <cstdint>
 
+#include "core/inline.h"
+
 namespace regkit {
 
 // du/dx at x = (u(high) - u(low)) * inverse.
@@ -16,14 +18,14 @@ struct Neighbours {
 };
 
 template <class T>
-inline Neighbours<T> neighbours(int64_t x, int64_t n) {
+REGKIT_INLINE Neighbours<T> neighbours(int64_t x, int64_t n) {
   const int64_t low = x > 0 ? x - 1 : 0, high = x < n - 1 ? x + 1 : n - 1;
   return {low, high, high > low ? T(1) / static_cast<T>(high - low) : T(0)};
 }
 
 // cof[c][d] in 3-D: a and b are the two columns after d, p and q the two components after c, in cyclic order.
 template <class T>
-inline T cofactor(T a_p, T a_q, T b_p, T b_q) {
+REGKIT_INLINE T cofactor(T a_p, T a_q, T b_p, T b_q) {
   return a_p * b_q - a_q * b_p;
 }
 // In 2-D cof[c][d] is the other component of the other column, negative where c != d.

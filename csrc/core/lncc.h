@@ -6,6 +6,7 @@
 //   d/da = box(A) + 2 a box(B) + b box(C),   C = weight 2 c / (va vb),   B = -weight ncc / va,   A = -(C Sb + 2 B Sa) / n
 // and by b the same with a and b exchanged (C is shared). All of it may be computed on shifted images a - s: nothing changes but the rounding.
 #pragma once
+#include "core/inline.h"
 
 namespace regkit {
 
@@ -15,7 +16,7 @@ struct LnccTerms {
 };
 
 template <class T>
-inline LnccTerms<T> lncc_terms(T sa, T sb, T saa, T sbb, T sab, T inverse_n, T eps, T weight) {
+REGKIT_INLINE LnccTerms<T> lncc_terms(T sa, T sb, T saa, T sbb, T sab, T inverse_n, T eps, T weight) {
   const T c = sab - sa * sb * inverse_n;
   const T va = saa - sa * sa * inverse_n, vb = sbb - sb * sb * inverse_n;
   const T ia = 1 / ((va > 0 ? va : T(0)) + eps), ib = 1 / ((vb > 0 ? vb : T(0)) + eps);

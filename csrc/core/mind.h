@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/inline.h"
+
 namespace regkit {
 
 struct MindPairs {
@@ -39,19 +41,19 @@ struct MindPairs {
 template <class T>
 struct MindBounds {
   T low, high;
-  explicit MindBounds(T mean) : low(T(1e-3) * mean), high(T(1e3) * mean) {
+  REGKIT_INLINE explicit MindBounds(T mean) : low(T(1e-3) * mean), high(T(1e3) * mean) {
     const T least = T(1e-30);
     low = low < least ? least : low;  // a NaN mean stays, and makes every descriptor NaN
     high = high < least ? least : high;
   }
-  T clamp(T v) const {
+  REGKIT_INLINE T clamp(T v) const {
     const T raised = v > low ? v : low;
     return raised < high ? raised : high;
   }
 };
 
 // exp(x) for x <= 0, in operations that vectorise: 2^n times the Taylor series of the rest, relative error 2e-7; 0 below -87.
-inline float exp_nonpositive(float x) {
+REGKIT_INLINE float exp_nonpositive(float x) {
   const float limited = x < -87.0f ? -87.0f : x;
   const float n = std::floor(limited * 1.44269504f + 0.5f);
   const float r = (limited - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -70,6 +72,6 @@ inline float exp_nonpositive(float x) {
   return x == x ? value : x;
 }
 
-inline double exp_nonpositive(double x) { return std::exp(x); }
+REGKIT_INLINE double exp_nonpositive(double x) { return std::exp(x); }
 
 }  // namespace regkit

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/inline.h"
+
 namespace regkit {
 
 struct UpsampleTap {
@@ -13,7 +15,7 @@ struct UpsampleTap {
   double fraction;
 };
 
-inline UpsampleTap upsample_tap(int64_t x, int64_t coarse, double factor, double offset) {
+REGKIT_INLINE UpsampleTap upsample_tap(int64_t x, int64_t coarse, double factor, double offset) {
   const double last = static_cast<double>(coarse - 1), raw = (static_cast<double>(x) - offset) / factor;
   const double c = raw > 0 ? (raw < last ? raw : last) : 0;
   const double low = std::floor(c);

@@ -11,6 +11,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/inline.h"
+
 namespace regkit {
 
 enum class Padding : int { zeros = 0, border = 1, extent = 2 };
@@ -23,7 +25,7 @@ struct AxisSample {
 };
 
 template <Padding padding, class T>
-inline AxisSample<T> axis_sample(T c, int32_t n) {
+REGKIT_INLINE AxisSample<T> axis_sample(T c, int32_t n) {
   const T last = static_cast<T>(n - 1);
   AxisSample<T> s;
   if constexpr (padding == Padding::zeros) {
@@ -62,7 +64,7 @@ inline AxisSample<T> axis_sample(T c, int32_t n) {
 
 // Index of the nearest cell (halves round up, as ITK does), or -1 where the sample is outside.
 template <Padding padding, class T>
-inline int32_t axis_nearest(T c, int32_t n) {
+REGKIT_INLINE int32_t axis_nearest(T c, int32_t n) {
   const T x = std::floor(c + T(0.5));
   if constexpr (padding == Padding::border) {
     const T last = static_cast<T>(n - 1);
