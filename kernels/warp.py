@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from regkit.kernels import launch, tiles
-from regkit.kernels.sampling import BORDER, axis_nearest, axis_sample
+from regkit.kernels.sampling import axis_nearest, axis_sample
 
 
 @triton.jit

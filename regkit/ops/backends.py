@@ -85,7 +85,10 @@ def _installed(package: str) -> bool:
 
 
 def register(op: str, **implementations: Callable | None) -> None:
-    """Makes implementations known (None: not on this machine) and connects them to torch.ops.regkit.<op>; its schema must be defined before."""
+    """Makes implementations known and connects them to torch.ops.regkit.<op>, whose schema must be defined before.
+
+    None stands for an implementation that this machine lacks.
+    """
     _implementations[op] = {name: function for name, function in implementations.items() if function is not None}
 
     def call(*args):
