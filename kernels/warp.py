@@ -216,7 +216,8 @@ def grad_displacement(grad, image, u, out, padding: int, fill: float, compose: b
 def grad_image(grad: torch.Tensor, u: torch.Tensor, like: torch.Tensor, padding: int) -> torch.Tensor:
     """d sum(grad * sample(image, u)) / d image, for an image like `like`; grad and u contiguous."""
     dtype = launch.work_dtype(like, u)
-    options = dict(image=like, u=u, PADDING=padding, WORK=launch.work_type(like, u))
+    # Eight warps: one voxel a thread. With two, their atomics would be shuffled between threads to be contiguous, which they are not.
+    options = dict(image=like, u=u, PADDING=padding, WORK=launch.work_type(like, u), num_warps=8)
     if not launch.deterministic():
         out = torch.zeros(like.shape, dtype=dtype, device=like.device)
         _launch(_grad_image, grad, u, out, out, FIXED=False, **options)
