@@ -4,6 +4,7 @@ Displacements are (B, D, *spatial) in voxels, component d along array axis d, pu
 """
 
 from regkit.ops.backends import available, backend
+from regkit.ops.bending import bending_energy
 from regkit.ops.compose import compose
 from regkit.ops.correlate import correlate_keypoints
 from regkit.ops.diffusion import diffusion_energy
@@ -17,6 +18,7 @@ from regkit.ops.warp import warp
 __all__ = [
     "available",
     "backend",
+    "bending_energy",
     "compose",
     "correlate_keypoints",
     "diffusion_energy",

@@ -1,5 +1,6 @@
 """Every op in plain torch: the specification. Slow, readable, on any device; same names and arguments as the torch.ops.regkit ops."""
 
+from regkit.reference.bending import bending_energy
 from regkit.reference.compose import compose, compose_backward
 from regkit.reference.correlate import correlate_keypoints, correlate_keypoints_backward
 from regkit.reference.diffusion import diffusion_energy
@@ -11,6 +12,7 @@ from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
 
 __all__ = [
+    "bending_energy",
     "compose",
     "compose_backward",
     "correlate_keypoints",
