@@ -10,6 +10,7 @@
 #include "cpu/correlate.h"
 #include "cpu/diffusion.h"
 #include "cpu/jacobian.h"
+#include "cpu/jacobian_summary.h"
 #include "cpu/lncc.h"
 #include "cpu/mind.h"
 #include "cpu/smooth.h"
@@ -130,6 +131,9 @@ void define_jacobian(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("jacobian_determinant_grad_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
     jacobian_determinant_grad<T>(at<T>(grad), at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+  m.def(("jacobian_summary_" + type).c_str(), [](Address u, Address mask, Address figures, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_summary<T>({at<T>(u), at<uint8_t>(mask), at<double>(figures), {dims, batch, {size[0], size[1], size[2]}}}, threads);
   }, Release());
 }
 

@@ -9,6 +9,7 @@ from regkit.ops.compose import compose
 from regkit.ops.correlate import correlate_keypoints
 from regkit.ops.diffusion import diffusion_energy
 from regkit.ops.jacobian import jacobian_determinant
+from regkit.ops.jacobian_summary import JacobianSummary, jacobian_summary
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
 from regkit.ops.smooth import smooth
@@ -16,6 +17,7 @@ from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
 
 __all__ = [
+    "JacobianSummary",
     "available",
     "backend",
     "bending_energy",
@@ -23,6 +25,7 @@ __all__ = [
     "correlate_keypoints",
     "diffusion_energy",
     "jacobian_determinant",
+    "jacobian_summary",
     "lncc",
     "mind_ssc",
     "smooth",

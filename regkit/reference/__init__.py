@@ -5,6 +5,7 @@ from regkit.reference.compose import compose, compose_backward
 from regkit.reference.correlate import correlate_keypoints, correlate_keypoints_backward
 from regkit.reference.diffusion import diffusion_energy
 from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
+from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
 from regkit.reference.smooth import smooth
@@ -20,6 +21,7 @@ __all__ = [
     "diffusion_energy",
     "jacobian_determinant",
     "jacobian_determinant_backward",
+    "jacobian_summary",
     "lncc",
     "lncc_map",
     "lncc_map_backward",
