@@ -6,7 +6,10 @@ Displacements are (B, D, *spatial) in voxels, component d along array axis d, pu
 from regkit.ops.backends import available, backend
 from regkit.ops.compose import compose
 from regkit.ops.correlate import correlate_keypoints
+from regkit.ops.correlate_dense import correlate_dense
 from regkit.ops.diffusion import diffusion_energy
+from regkit.ops.displacement_search import best_displacement, expected_displacement
+from regkit.ops.embed_displacements import embed_displacements
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
@@ -17,9 +20,13 @@ from regkit.ops.warp import warp
 __all__ = [
     "available",
     "backend",
+    "best_displacement",
     "compose",
+    "correlate_dense",
     "correlate_keypoints",
     "diffusion_energy",
+    "embed_displacements",
+    "expected_displacement",
     "jacobian_determinant",
     "lncc",
     "mind_ssc",
