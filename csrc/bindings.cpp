@@ -133,6 +133,10 @@ void define_field(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("field_invert_" + type).c_str(), [](Address u, Address v, int dims, int64_t batch, Size3 size, int iterations, double tolerance, int threads) {
     field_invert<T>(at<T>(u), at<T>(v), field_sizes(dims, batch, size, size), iterations, static_cast<T>(tolerance), threads);
+  }, Release());
+}
+
+template <class T>
 void define_bending(py::module_& m, const std::string& type) {
   m.def(("bending_energy_" + type).c_str(), [](Address u, Address gradient, Address energy, double scale, int64_t volumes, Size3 size, std::array<double, 3> pure, std::array<double, 3> mixed, int threads) {
     const auto to = [](double weight) { return static_cast<T>(weight); };

@@ -32,16 +32,17 @@ void invert_rows(const T* u, T* v, const FieldSizes& s, int iterations, T tolera
         coordinates(Layout<1, T>{found[0], 0, kLanes}, 0, 0, at, k0, kLanes, c);
         locate(samples, c, e, runs, (s.batch - b) * voxels);
         sample(samples, volume, e, runs, kLanes, value);
-        T change[kLanes] = {};
+        T change[kLanes] = {}, unknown[kLanes] = {};
         for (int d = 0; d < D; ++d)
           for (int l = 0; l < kLanes; ++l) {
             const T next = -value[l * D + d], by = next > found[d][l] ? next - found[d][l] : found[d][l] - next;
             change[l] = by > change[l] ? by : change[l];
+            unknown[l] += by - by;  // NaN from a NaN, which ends a voxel
             found[d][l] = moving[l] ? next : found[d][l];
           }
         int32_t any = 0;
         for (int l = 0; l < kLanes; ++l) {
-          moving[l] &= change[l] > tolerance;
+          moving[l] &= change[l] > tolerance && unknown[l] == 0;
           any |= moving[l];
         }
         if (!any) break;
