@@ -41,9 +41,9 @@ def _fake(displacement, iterations, tolerance):
 
 def _cpp(displacement, iterations, tolerance):
     u = displacement.to(native.working_dtype(displacement)).contiguous()
-    out, size = torch.empty_like(u), native.sizes(u.shape[2:])
+    source, out, size = packed.pack(u), torch.empty_like(u), native.sizes(u.shape[2:])
     native.function("field_invert", u.dtype)(
-        native.address(packed.pack(u)), native.address(out), u.shape[1], u.shape[0], size, iterations, tolerance, torch.get_num_threads()
+        native.address(source), native.address(out), u.shape[1], u.shape[0], size, iterations, tolerance, torch.get_num_threads()
     )
     return out.to(displacement.dtype)
 
