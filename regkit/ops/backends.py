@@ -1,9 +1,9 @@
 """Which implementation an op takes.
 
 Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp; on GPUs the
-faster backend is taken where they were compared (gpu_default.py), else the first in order of PREFERENCE. `backend("reference")` as a context
-manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted backend raises; nothing falls back
-silently.
+faster backend is taken where they were compared (gpu_default.py), else the first in order of PREFERENCE.
+`backend("reference")` as a context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted
+backend raises; nothing falls back silently.
 
 Triton kernels run on CPU tensors too where TRITON_INTERPRET=1 is set: slowly, in Triton's interpreter, for tests on machines without a GPU.
 """
