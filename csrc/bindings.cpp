@@ -9,6 +9,7 @@
 #include "cpu/bending.h"
 #include "cpu/correlate.h"
 #include "cpu/diffusion.h"
+#include "cpu/field.h"
 #include "cpu/jacobian.h"
 #include "cpu/jacobian_summary.h"
 #include "cpu/lncc.h"
@@ -33,6 +34,10 @@ T* at(Address address) {
 
 WarpSizes warp_sizes(int dims, int64_t batch, int64_t channels, const Size3& image, const Size3& output) {
   return {dims, batch, channels, {image[0], image[1], image[2]}, {output[0], output[1], output[2]}};
+}
+
+FieldSizes field_sizes(int dims, int64_t batch, const Size3& field, const Size3& output) {
+  return {dims, batch, {field[0], field[1], field[2]}, {output[0], output[1], output[2]}};
 }
 
 template <class T>
@@ -109,6 +114,25 @@ void define_diffusion(py::module_& m, const std::string& type) {
   m.def(("diffusion_energy_" + type).c_str(), [](Address u, Address gradient, Address energy, double scale, int64_t volumes, Size3 size, std::array<double, 3> weight, int threads) {
     diffusion_energy<T>({at<T>(u), at<T>(gradient), at<double>(energy), static_cast<T>(scale), volumes, {size[0], size[1], size[2]},
                          {static_cast<T>(weight[0]), static_cast<T>(weight[1]), static_cast<T>(weight[2])}}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_field(py::module_& m, const std::string& type) {
+  m.def(("field_pack_" + type).c_str(), [](Address planar, Address packed, int dims, int64_t batch, int64_t voxels, double scale, int threads) {
+    field_pack<T>(at<T>(planar), at<T>(packed), dims, batch, voxels, static_cast<T>(scale), threads);
+  }, Release());
+  m.def(("field_unpack_sums_" + type).c_str(), [](Address sums, Address planar, int dims, int64_t batch, int64_t voxels, double scale, int threads) {
+    field_unpack_sums<T>(at<T>(sums), at<T>(planar), dims, batch, voxels, static_cast<T>(scale), threads);
+  }, Release());
+  m.def(("field_compose_" + type).c_str(), [](Address u, Address v, bool v_packed, Address out, bool out_packed, int dims, int64_t batch, Size3 in, Size3 of, int threads) {
+    field_compose<T>(at<T>(u), at<T>(v), v_packed, at<T>(out), out_packed, field_sizes(dims, batch, in, of), threads);
+  }, Release());
+  m.def(("field_compose_backward_" + type).c_str(), [](Address grad, bool grad_planar, Address u, Address v, bool square, Address sums, Address grad_v, int dims, int64_t batch, Size3 in, Size3 of, int threads) {
+    field_compose_backward<T>(at<T>(grad), grad_planar, at<T>(u), at<T>(v), square, at<T>(sums), at<T>(grad_v), field_sizes(dims, batch, in, of), threads);
+  }, Release());
+  m.def(("field_invert_" + type).c_str(), [](Address u, Address v, int dims, int64_t batch, Size3 size, int iterations, double tolerance, int threads) {
+    field_invert<T>(at<T>(u), at<T>(v), field_sizes(dims, batch, size, size), iterations, static_cast<T>(tolerance), threads);
   }, Release());
 }
 
@@ -192,6 +216,8 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_mind<bfloat16>(m, "bfloat16");
   define_diffusion<float>(m, "float32");
   define_diffusion<double>(m, "float64");
+  define_field<float>(m, "float32");
+  define_field<double>(m, "float64");
   define_bending<float>(m, "float32");
   define_bending<double>(m, "float64");
   define_jacobian<float>(m, "float32");

@@ -146,6 +146,8 @@ def self_test() -> list[Finding]:
         "warp": lambda: ops.warp(image, u),
         "lncc": lambda: ops.lncc(image, other, window=5),
         "compose": lambda: ops.compose(u, v),
+        "integrate_velocity": lambda: ops.integrate_velocity(u),
+        "invert": lambda: ops.invert(0.2 * u),
         "jacobian_determinant": lambda: ops.jacobian_determinant(u),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),

@@ -11,6 +11,8 @@ from regkit.ops.correlate_dense import correlate_dense
 from regkit.ops.diffusion import diffusion_energy
 from regkit.ops.displacement_search import best_displacement, expected_displacement
 from regkit.ops.embed_displacements import embed_displacements
+from regkit.ops.integrate import integrate_velocity
+from regkit.ops.invert import invert
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.jacobian_summary import JacobianSummary, jacobian_summary
 from regkit.ops.lncc import lncc
@@ -31,6 +33,8 @@ __all__ = [
     "diffusion_energy",
     "embed_displacements",
     "expected_displacement",
+    "integrate_velocity",
+    "invert",
     "jacobian_determinant",
     "jacobian_summary",
     "lncc",

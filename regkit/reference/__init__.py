@@ -12,6 +12,8 @@ from regkit.reference.displacement_search import (
     expected_displacement,
     expected_displacement_backward,
 )
+from regkit.reference.integrate import integrate_velocity, integrate_velocity_backward
+from regkit.reference.invert import invert
 from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
 from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
@@ -34,6 +36,9 @@ __all__ = [
     "embed_displacements_backward",
     "expected_displacement",
     "expected_displacement_backward",
+    "integrate_velocity",
+    "integrate_velocity_backward",
+    "invert",
     "jacobian_determinant",
     "jacobian_determinant_backward",
     "jacobian_summary",

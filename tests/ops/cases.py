@@ -48,6 +48,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
         "compose": Case(ops.compose, (u, v)),
+        "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
+        "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=3, save_steps=True), (u,)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=2), (a, b)),
