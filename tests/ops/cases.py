@@ -36,6 +36,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
     weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
+    odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
     larger = tuple(2 * n + 1 for n in spatial)
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
@@ -44,6 +45,9 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
+        "warp_lncc": Case(lambda u: ops.warp_lncc(a, odd, u, window=5, fill=0.3), (u,)),
+        "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a, b, u, window=3, weight=weight, padding="border"), (u,)),
+        "warp_lncc recomputed": Case(lambda u: ops.warp_lncc(a, b, u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)),
         "compose": Case(ops.compose, (u, v)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
