@@ -17,6 +17,7 @@
 #include "cpu/smooth.h"
 #include "cpu/upsample.h"
 #include "cpu/warp.h"
+#include "cpu/warp_lncc.h"
 
 namespace py = pybind11;
 using namespace regkit;
@@ -65,6 +66,14 @@ void define_lncc(py::module_& m, const std::string& type) {
   m.def(("lncc_" + type).c_str(), [](Address a, Address b, Address weight, int64_t volumes_per_weight, Address map, Address grad_a, Address grad_b, Address total, double scale, int64_t volumes, Size3 size, Size3 window, double eps, int threads) {
     lncc<T>({at<T>(a), at<T>(b), at<T>(weight), volumes_per_weight, at<T>(map), at<T>(grad_a), at<T>(grad_b), at<double>(total), static_cast<T>(scale), volumes,
              {size[0], size[1], size[2]}, {window[0], window[1], window[2]}, static_cast<T>(eps)}, threads);
+  }, Release());
+}
+
+template <class T>
+void define_warp_lncc(py::module_& m, const std::string& type) {
+  m.def(("warp_lncc_" + type).c_str(), [](Address fixed, Address moving, Address u, Address weight, Address gradient, Address total, double scale, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, Size3 window, int padding, double fill, double eps, int threads) {
+    warp_lncc<T>({at<T>(fixed), at<T>(moving), at<T>(u), at<T>(weight), at<T>(gradient), at<double>(total), static_cast<T>(scale), warp_sizes(dims, batch, channels, in, of),
+                  {window[0], window[1], window[2]}, padding, static_cast<T>(fill), static_cast<T>(eps)}, threads);
   }, Release());
 }
 
@@ -202,6 +211,8 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint64_t>(m, "64");
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
+  define_warp_lncc<float>(m, "float32");
+  define_warp_lncc<double>(m, "float64");
   define_correlate<float>(m, "float32");
   define_correlate_backward<float>(m, "float32");
   define_correlate<double>(m, "float64");

@@ -20,6 +20,7 @@ from regkit.ops.mind import mind_ssc
 from regkit.ops.smooth import smooth
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
+from regkit.ops.warp_lncc import warp_lncc
 
 __all__ = [
     "JacobianSummary",
@@ -42,4 +43,5 @@ __all__ = [
     "smooth",
     "upsample",
     "warp",
+    "warp_lncc",
 ]

@@ -21,6 +21,7 @@ from regkit.reference.mind import mind_ssc, mind_ssc_backward
 from regkit.reference.smooth import smooth
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
+from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
 
 __all__ = [
     "bending_energy",
@@ -52,5 +53,7 @@ __all__ = [
     "upsample_backward",
     "warp",
     "warp_backward",
+    "warp_lncc",
+    "warp_lncc_backward",
     "warp_nearest",
 ]

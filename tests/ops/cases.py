@@ -36,6 +36,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
     weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
+    odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     search = {"search_radius": 2, "patch_radius": 1, "center": center}
@@ -47,6 +48,9 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
+        "warp_lncc": Case(lambda u: ops.warp_lncc(a, odd, u, window=5, fill=0.3), (u,)),
+        "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a, b, u, window=3, weight=weight, padding="border"), (u,)),
+        "warp_lncc recomputed": Case(lambda u: ops.warp_lncc(a, b, u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)),
         "compose": Case(ops.compose, (u, v)),
         "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
         "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=3, save_steps=True), (u,)),
