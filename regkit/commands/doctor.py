@@ -146,7 +146,9 @@ def self_test() -> list[Finding]:
         "lncc": lambda: ops.lncc(image, other, window=5),
         "compose": lambda: ops.compose(u, v),
         "jacobian_determinant": lambda: ops.jacobian_determinant(u),
+        "jacobian_summary": lambda: torch.stack(ops.jacobian_summary(0.3 * u)),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
+        "bending_energy": lambda: ops.bending_energy(u),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),
         "smooth": lambda: ops.smooth(u),
         "upsample": lambda: ops.upsample(u, (17, 25, 21), 2.0),
@@ -175,7 +177,8 @@ def _disagreement(call: Callable[[], "Tensor"], leaves: tuple["Tensor", ...]) ->
             leaf.grad = None
             leaf.requires_grad_(True)
         value = call()
-        (value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum().backward()
+        if value.requires_grad:
+            (value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum().backward()
         return [value.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
     here = run()

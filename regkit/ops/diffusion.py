@@ -7,6 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register
+from regkit.ops.scaled import chained
 
 
 def diffusion_energy(
@@ -75,9 +76,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None or not ctx.need_gradient:
         return None, None, None
-    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
-    # underflow.
-    return (grad * ctx.saved_tensors[0]).to(ctx.dtype), None, None
+    return chained(grad, ctx.saved_tensors[0], ctx.dtype), None, None
 
 
 torch.library.register_autograd("regkit::diffusion_energy", _backward, setup_context=_setup_context)

@@ -46,6 +46,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
         "compose": Case(ops.compose, (u, v)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
+        "bending_energy": Case(lambda a: ops.bending_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }

@@ -26,7 +26,8 @@ def test_kernel_follows_reference(name, dims, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_shape(name, spatial):
     case = cases(spatial)[name]
-    if spatial in ((1, 1), (1, 1, 1)) and name == "diffusion_energy":
+    nothing_varies = {"diffusion_energy": [(1, 1), (1, 1, 1)], "bending_energy": [(1, 1), (1, 1, 1)]}
+    if spatial in nothing_varies.get(name, ()):
         assert case.function(*case.tensors) == 0
     else:
         # The windows of one voxel among zeros correlate perfectly: their gradient is what rounding leaves of 0.
@@ -122,7 +123,10 @@ def _calls() -> dict[str, tuple]:
         "compose_backward": (v.detach(), u.detach(), v.detach(), True, True),
         "jacobian_determinant": (u,),
         "jacobian_determinant_backward": (a.detach()[:, :1], u.detach()),
+        "jacobian_summary": (u.detach(), a.detach()[:, :1] > 0),
         "diffusion_energy": (a, [1.0, 2.0, 3.0], True),
+        "bending_energy": (a, [1.0, 2.0, 3.0], True),
+        "scaled": (b, torch.tensor(0.5)),
         "upsample": (a, size, *geometry),
         "upsample_backward": (randn(2, 2, *size, dtype=torch.float32), [5, 6, 7], *geometry),
     }
