@@ -94,17 +94,14 @@ void define_correlate_backward(py::module_& m, const std::string& type) {
   }, Release());
 }
 
-template <class T>
-void define_mind_backward(py::module_& m, const std::string& type) {
-  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
-    mind_ssc_backward<T>(at<T>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
-  }, Release());
-}
-
 template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
-  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int threads) {
-    mind_ssc<Stored>(at<arithmetic<Stored>>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation}, threads);
+  using T = arithmetic<Stored>;
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
+    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  }, Release());
+  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
+    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
   }, Release());
 }
 
@@ -199,8 +196,6 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_correlate_backward<bfloat16>(m, "bfloat16");
   define_mind<float>(m, "float32");
   define_mind<double>(m, "float64");
-  define_mind_backward<float>(m, "float32");
-  define_mind_backward<double>(m, "float64");
   define_mind<float16>(m, "float16");
   define_mind<bfloat16>(m, "bfloat16");
   define_diffusion<float>(m, "float32");

@@ -7,7 +7,10 @@ from regkit.ops.backends import available, backend
 from regkit.ops.bending import bending_energy
 from regkit.ops.compose import compose
 from regkit.ops.correlate import correlate_keypoints
+from regkit.ops.correlate_dense import correlate_dense
 from regkit.ops.diffusion import diffusion_energy
+from regkit.ops.displacement_search import best_displacement, expected_displacement
+from regkit.ops.embed_displacements import embed_displacements
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.jacobian_summary import JacobianSummary, jacobian_summary
 from regkit.ops.lncc import lncc
@@ -21,9 +24,13 @@ __all__ = [
     "available",
     "backend",
     "bending_energy",
+    "best_displacement",
     "compose",
+    "correlate_dense",
     "correlate_keypoints",
     "diffusion_energy",
+    "embed_displacements",
+    "expected_displacement",
     "jacobian_determinant",
     "jacobian_summary",
     "lncc",
