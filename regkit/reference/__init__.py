@@ -18,6 +18,7 @@ from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant
 from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
+from regkit.reference.scaled import scaled
 from regkit.reference.smooth import smooth
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
@@ -48,6 +49,7 @@ __all__ = [
     "lncc_map_backward",
     "mind_ssc",
     "mind_ssc_backward",
+    "scaled",
     "smooth",
     "upsample",
     "upsample_backward",

@@ -55,6 +55,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
         "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=3, save_steps=True), (u,)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
+        "bending_energy": Case(lambda a: ops.bending_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=2), (a, b)),
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
