@@ -10,9 +10,12 @@ from regkit.ops.diffusion import diffusion_energy
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
+from regkit.ops.similarity_maps import similarity_maps
 from regkit.ops.smooth import smooth
+from regkit.ops.soft_dice import soft_dice
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
+from regkit.ops.warp_labels import warp_labels
 
 __all__ = [
     "available",
@@ -23,7 +26,10 @@ __all__ = [
     "jacobian_determinant",
     "lncc",
     "mind_ssc",
+    "similarity_maps",
     "smooth",
+    "soft_dice",
     "upsample",
     "warp",
+    "warp_labels",
 ]

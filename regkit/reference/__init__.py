@@ -6,9 +6,12 @@ from regkit.reference.diffusion import diffusion_energy
 from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
+from regkit.reference.similarity_maps import similarity_maps
 from regkit.reference.smooth import smooth
+from regkit.reference.soft_dice import soft_dice, soft_dice_backward
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
+from regkit.reference.warp_labels import warp_labels
 
 __all__ = [
     "compose",
@@ -23,10 +26,14 @@ __all__ = [
     "lncc_map_backward",
     "mind_ssc",
     "mind_ssc_backward",
+    "similarity_maps",
     "smooth",
+    "soft_dice",
+    "soft_dice_backward",
     "upsample",
     "upsample_backward",
     "warp",
     "warp_backward",
+    "warp_labels",
     "warp_nearest",
 ]
