@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "cpu/bending.h"
 #include "cpu/correlate.h"
@@ -15,9 +16,12 @@
 #include "cpu/jacobian.h"
 #include "cpu/jacobian_summary.h"
 #include "cpu/lncc.h"
+#include "cpu/majority.h"
 #include "cpu/mind.h"
 #include "cpu/scaled.h"
+#include "cpu/similarity_maps.h"
 #include "cpu/smooth.h"
+#include "cpu/soft_dice.h"
 #include "cpu/upsample.h"
 #include "cpu/warp.h"
 #include "cpu/warp_lncc.h"
@@ -61,6 +65,37 @@ template <class Element>
 void define_warp_nearest(py::module_& m, const std::string& bits) {
   m.def(("warp_nearest_" + bits).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Address fill, int threads) {
     warp_nearest<Element>(at<Element>(image), at<float>(u), at<Element>(out), warp_sizes(dims, batch, channels, in, of), padding, *at<Element>(fill), threads);
+  }, Release());
+}
+
+template <class Label>
+void define_warp_majority(py::module_& m, const std::string& bits) {
+  m.def(("warp_majority_" + bits).c_str(), [](Address labels, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, uint64_t fill, uint64_t order, int threads) {
+    warp_majority<Label>(at<Label>(labels), at<float>(u), at<Label>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<Label>(fill), static_cast<Label>(order), threads);
+  }, Release());
+}
+
+template <class T>
+SoftDiceCall<T> soft_dice_call(Address fixed, Address moving, Address u, std::array<int, 2> types, int dims, int64_t batch, const Size3& size, const Size3& of_moving, std::vector<int64_t>&& labels, int padding) {
+  return {at<void>(fixed), at<void>(moving), static_cast<LabelType>(types[0]), static_cast<LabelType>(types[1]), at<T>(u), dims, batch,
+          {size[0], size[1], size[2]}, {of_moving[0], of_moving[1], of_moving[2]}, std::move(labels), padding};
+}
+
+template <class T>
+void define_soft_dice(py::module_& m, const std::string& type) {
+  m.def(("soft_dice_" + type).c_str(), [](Address fixed, Address moving, Address u, std::array<int, 2> types, int dims, int64_t batch, Size3 size, Size3 of_moving, std::vector<int64_t> labels, int padding, Address sums, int threads) {
+    soft_dice<T>(soft_dice_call<T>(fixed, moving, u, types, dims, batch, size, of_moving, std::move(labels), padding), at<double>(sums), threads);
+  }, Release());
+  m.def(("soft_dice_grad_" + type).c_str(), [](Address fixed, Address moving, Address u, std::array<int, 2> types, int dims, int64_t batch, Size3 size, Size3 of_moving, std::vector<int64_t> labels, int padding, Address tables, Address out, int threads) {
+    soft_dice_grad<T>(soft_dice_call<T>(fixed, moving, u, types, dims, batch, size, of_moving, std::move(labels), padding), at<T>(tables), at<T>(out), threads);
+  }, Release());
+}
+
+template <class Stored>
+void define_similarity_maps(py::module_& m, const std::string& type) {
+  m.def(("similarity_maps_" + type).c_str(), [](Address fixed, Address moving, Address points, Address out, int dims, std::array<int64_t, 2> counts, Size3 of_fixed, Size3 of_moving, int64_t patch_size, std::vector<int64_t> kernel_sizes, int threads) {
+    similarity_maps<Stored>({at<Stored>(fixed), at<Stored>(moving), at<int64_t>(points), at<Stored>(out), dims, counts[0], counts[1], {of_fixed[0], of_fixed[1], of_fixed[2]},
+                             {of_moving[0], of_moving[1], of_moving[2]}, patch_size, std::move(kernel_sizes)}, threads);
   }, Release());
 }
 
@@ -224,6 +259,16 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint16_t>(m, "16");
   define_warp_nearest<uint32_t>(m, "32");
   define_warp_nearest<uint64_t>(m, "64");
+  define_warp_majority<uint8_t>(m, "8");
+  define_warp_majority<uint16_t>(m, "16");
+  define_warp_majority<uint32_t>(m, "32");
+  define_warp_majority<uint64_t>(m, "64");
+  define_soft_dice<float>(m, "float32");
+  define_soft_dice<double>(m, "float64");
+  define_similarity_maps<float>(m, "float32");
+  define_similarity_maps<double>(m, "float64");
+  define_similarity_maps<float16>(m, "float16");
+  define_similarity_maps<bfloat16>(m, "bfloat16");
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
   define_warp_lncc<float>(m, "float32");

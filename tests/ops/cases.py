@@ -31,6 +31,12 @@ def displacement(
     return (u.floor() + 0.03 + 0.94 * (u - u.floor())).to(dtype)
 
 
+def label_map(spatial: tuple[int, ...], batch: int = 2, seed: int = 0, labels: int = 4) -> torch.Tensor:
+    """Labels 0 .. labels - 1 in patches of a few voxels, as in segmentations."""
+    coarse = randn(batch, labels, *(n // 3 + 1 for n in spatial), seed=seed)
+    return torch.nn.functional.interpolate(coarse, size=spatial, mode="nearest").argmax(1, keepdim=True).to(torch.uint8)
+
+
 def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
     dims = len(spatial)
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
@@ -41,6 +47,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     search = {"search_radius": 2, "patch_radius": 1, "center": center}
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
+    fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
+    points = randn(batch, 5, dims, seed=8) * 6
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
@@ -61,6 +69,12 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
         "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
         "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
+        "soft_dice zeros": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=(2, 1, 5)), (u,)),
+        "soft_dice border": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=3, padding="border", eps=0.1), (u,)),
+        "similarity_maps": Case(
+            lambda a, b: ops.similarity_maps(a, b, points, patch_size=7, kernel_sizes=(5, 3)),
+            (a[:, :1].contiguous(), b[:, 1:].contiguous()),
+        ),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }
 
