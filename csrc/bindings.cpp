@@ -6,9 +6,11 @@
 #include <array>
 #include <string>
 
+#include "cpu/bending.h"
 #include "cpu/correlate.h"
 #include "cpu/diffusion.h"
 #include "cpu/jacobian.h"
+#include "cpu/jacobian_summary.h"
 #include "cpu/lncc.h"
 #include "cpu/mind.h"
 #include "cpu/smooth.h"
@@ -111,12 +113,24 @@ void define_diffusion(py::module_& m, const std::string& type) {
 }
 
 template <class T>
+void define_bending(py::module_& m, const std::string& type) {
+  m.def(("bending_energy_" + type).c_str(), [](Address u, Address gradient, Address energy, double scale, int64_t volumes, Size3 size, std::array<double, 3> pure, std::array<double, 3> mixed, int threads) {
+    const auto to = [](double weight) { return static_cast<T>(weight); };
+    bending_energy<T>({at<T>(u), at<T>(gradient), at<double>(energy), to(scale), volumes, {size[0], size[1], size[2]},
+                       {to(pure[0]), to(pure[1]), to(pure[2])}, {to(mixed[0]), to(mixed[1]), to(mixed[2])}}, threads);
+  }, Release());
+}
+
+template <class T>
 void define_jacobian(py::module_& m, const std::string& type) {
   m.def(("jacobian_determinant_" + type).c_str(), [](Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
     jacobian_determinant<T>(at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
   }, Release());
   m.def(("jacobian_determinant_grad_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, Size3 size, int threads) {
     jacobian_determinant_grad<T>(at<T>(grad), at<T>(u), at<T>(out), {dims, batch, {size[0], size[1], size[2]}}, threads);
+  }, Release());
+  m.def(("jacobian_summary_" + type).c_str(), [](Address u, Address mask, Address figures, int dims, int64_t batch, Size3 size, int threads) {
+    jacobian_summary<T>({at<T>(u), at<uint8_t>(mask), at<double>(figures), {dims, batch, {size[0], size[1], size[2]}}}, threads);
   }, Release());
 }
 
@@ -178,6 +192,8 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_mind<bfloat16>(m, "bfloat16");
   define_diffusion<float>(m, "float32");
   define_diffusion<double>(m, "float64");
+  define_bending<float>(m, "float32");
+  define_bending<double>(m, "float64");
   define_jacobian<float>(m, "float32");
   define_jacobian<double>(m, "float64");
   define_smooth<float>(m, "float32");

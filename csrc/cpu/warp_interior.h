@@ -39,28 +39,32 @@ inline bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* c
 }
 
 // The cells of every sample: low[r] and high[r] along k, for the 2^(D-1) rows r of cells (bit 0 is the upper one along j, bit 1 along i).
+template <int D, int lanes, class T>
+struct InteriorCells {
+  static constexpr int rows = 1 << (D - 1);
+  alignas(64) T low[rows][lanes], high[rows][lanes];
+};
+
 template <int D, int lanes, class Index, class T>
-inline void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], T (&low)[1 << (D - 1)][lanes], T (&high)[1 << (D - 1)][lanes]) {
-  constexpr int rows = 1 << (D - 1);
+inline void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
+  constexpr int rows = InteriorCells<D, lanes, T>::rows;
   alignas(64) T pairs[rows][2 * lanes];
   for (int r = 0; r < rows; ++r) {
     const T* row = image + (r & 1) * size[D - 1] + (r >> 1) * size[D - 1] * size[D - 2];
     for (int l = 0; l < lanes; ++l) std::memcpy(pairs[r] + 2 * l, row + block.offset[l], 2 * sizeof(T));
   }
   for (int r = 0; r < rows; ++r)
-    for (int l = 0; l < lanes; ++l) low[r][l] = pairs[r][2 * l], high[r][l] = pairs[r][2 * l + 1];
+    for (int l = 0; l < lanes; ++l) cells.low[r][l] = pairs[r][2 * l], cells.high[r][l] = pairs[r][2 * l + 1];
 }
 
 // value = image(x + u(x))
 template <int D, int lanes, class Index, class T>
-inline void sample_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], T* value) {
-  constexpr int rows = 1 << (D - 1);
-  alignas(64) T low[rows][lanes], high[rows][lanes];
-  load_interior(block, image, size, low, high);
+inline void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T* value) {
+  constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {
     T along[rows];
-    for (int r = 0; r < rows; ++r) along[r] = (1 - fk[l]) * low[r][l] + fk[l] * high[r][l];
+    for (int r = 0; r < rows; ++r) along[r] = (1 - fk[l]) * cells.low[r][l] + fk[l] * cells.high[r][l];
     if constexpr (D == 3) {
       value[l] = (1 - fi[l]) * ((1 - fj[l]) * along[0] + fj[l] * along[1]) + fi[l] * ((1 - fj[l]) * along[2] + fj[l] * along[3]);
     } else {
@@ -71,16 +75,14 @@ inline void sample_interior(const InteriorBlock<D, lanes, Index, T>& block, cons
 
 // slope[d] = derivative of image(x + u(x)) by component d of u
 template <int D, int lanes, class Index, class T>
-inline void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], T (&slope)[D][lanes]) {
-  constexpr int rows = 1 << (D - 1);
-  alignas(64) T low[rows][lanes], high[rows][lanes];
-  load_interior(block, image, size, low, high);
+inline void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T (*slope)[lanes]) {
+  constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {
     T along[rows], step[rows];
     for (int r = 0; r < rows; ++r) {
-      step[r] = high[r][l] - low[r][l];
-      along[r] = (1 - fk[l]) * low[r][l] + fk[l] * high[r][l];
+      step[r] = cells.high[r][l] - cells.low[r][l];
+      along[r] = (1 - fk[l]) * cells.low[r][l] + fk[l] * cells.high[r][l];
     }
     if constexpr (D == 3) {
       slope[0][l] = (1 - fj[l]) * (along[2] - along[0]) + fj[l] * (along[3] - along[1]);

@@ -3,12 +3,17 @@
 Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp.
 `backend("reference")` as a context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted
 backend raises; nothing falls back silently.
+
+Triton kernels run on CPU tensors too where TRITON_INTERPRET=1 is set: slowly, in Triton's interpreter, for tests on machines without a GPU.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 
@@ -52,14 +57,39 @@ def choose(op: str, device_type: str) -> str:
         name = next((n for n in PREFERENCE.get(device_type, ("reference",)) if n in have), "reference")
     if name not in have:
         raise NotImplementedError(f"regkit.ops.{op} has no {name} backend; it has {', '.join(have)}")
-    if name in ("cuda", "triton") and device_type == "cpu" or name == "cpp" and device_type != "cpu":
+    on_cpu = name in ("reference", "cpp") or name == "triton" and interpreted()
+    if not (on_cpu if device_type == "cpu" else name != "cpp"):
         raise NotImplementedError(f"the {name} backend does not run on {device_type} tensors; move them, or choose the reference backend")
     return name
 
 
-def register(op: str, **implementations: Callable) -> None:
-    """Makes implementations known and connects them to torch.ops.regkit.<op>; its schema must be defined before."""
-    _implementations[op] = implementations
+def interpreted() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on the CPU. It is decided when Triton is imported, by TRITON_INTERPRET."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def triton_kernel(module: str, function: str) -> Callable | None:
+    """regkit.kernels.<module>.<function>, imported at its first call, for Triton takes a second to load; None where it is not installed."""
+    if not _installed("triton"):
+        return None
+
+    def call(*args):
+        return getattr(import_module(f"regkit.kernels.{module}"), function)(*args)
+
+    return call
+
+
+@cache
+def _installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def register(op: str, **implementations: Callable | None) -> None:
+    """Makes implementations known and connects them to torch.ops.regkit.<op>, whose schema must be defined before.
+
+    None stands for an implementation that this machine lacks.
+    """
+    _implementations[op] = {name: function for name, function in implementations.items() if function is not None}
 
     def call(*args):
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))

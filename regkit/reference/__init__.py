@@ -1,9 +1,19 @@
 """Every op in plain torch: the specification. Slow, readable, on any device; same names and arguments as the torch.ops.regkit ops."""
 
+from regkit.reference.bending import bending_energy
 from regkit.reference.compose import compose, compose_backward
 from regkit.reference.correlate import correlate_keypoints, correlate_keypoints_backward
+from regkit.reference.correlate_dense import correlate_dense, correlate_dense_backward
 from regkit.reference.diffusion import diffusion_energy
+from regkit.reference.displacement_search import (
+    best_displacement,
+    embed_displacements,
+    embed_displacements_backward,
+    expected_displacement,
+    expected_displacement_backward,
+)
 from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant_backward
+from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
 from regkit.reference.smooth import smooth
@@ -11,13 +21,22 @@ from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
 
 __all__ = [
+    "bending_energy",
+    "best_displacement",
     "compose",
     "compose_backward",
+    "correlate_dense",
+    "correlate_dense_backward",
     "correlate_keypoints",
     "correlate_keypoints_backward",
     "diffusion_energy",
+    "embed_displacements",
+    "embed_displacements_backward",
+    "expected_displacement",
+    "expected_displacement_backward",
     "jacobian_determinant",
     "jacobian_determinant_backward",
+    "jacobian_summary",
     "lncc",
     "lncc_map",
     "lncc_map_backward",

@@ -37,6 +37,9 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
     weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
     larger = tuple(2 * n + 1 for n in spatial)
+    keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
+    search = {"search_radius": 2, "patch_radius": 1, "center": center}
+    basis = randn(5**dims, 7, seed=8, dtype=dtype)
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
@@ -47,6 +50,10 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "compose": Case(ops.compose, (u, v)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
+        "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=2), (a, b)),
+        "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
+        "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
+        "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }
 

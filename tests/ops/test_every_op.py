@@ -46,7 +46,7 @@ def test_gradients_by_finite_differences(name, spatial, implementation):
 @pytest.mark.parametrize("name", NAMES)
 def test_non_contiguous_inputs(name, dims):
     case = cases(SHAPES[dims])[name]
-    strided = tuple(t.transpose(1, -1).contiguous().transpose(1, -1) for t in case.tensors)
+    strided = tuple(t.transpose(0, -1).contiguous().transpose(0, -1) for t in case.tensors)
     assert not any(t.is_contiguous() for t in strided)
     assert_same(name, value_and_gradients(case.function, strided), value_and_gradients(case.function, case.tensors), 0.0)
 
@@ -110,6 +110,9 @@ def test_a_loss_compiled_by_inductor():
 def _calls() -> dict[str, tuple]:
     a, b = randn(2, 2, 5, 6, 7, dtype=torch.float32), randn(2, 2, 5, 6, 7, seed=1, dtype=torch.float32)
     u, v = displacement((5, 6, 7), dtype=torch.float32), displacement((5, 6, 7), seed=1, dtype=torch.float32)
+    points, search = torch.tensor([[[1, 2, 3], [6, 4, 0]]] * 2), (1, 2, 1, 1, 0)
+    basis, projected = randn(27, 4, dtype=torch.float32), randn(2, 2, 4, dtype=torch.float32)
+    expected = torch.ops.regkit.expected_displacement(a, b, points, points, *search, 0.5)
     size, geometry = [10, 12, 14], ([2.0, 2.0, 2.0], [0.0, 0.0, 0.0], [1.0, 1.0])
     return {
         "warp": (a.requires_grad_(), u.requires_grad_(), 0, 0.5),
@@ -123,6 +126,13 @@ def _calls() -> dict[str, tuple]:
         "jacobian_determinant": (u,),
         "jacobian_determinant_backward": (a.detach()[:, :1], u.detach()),
         "diffusion_energy": (a, [1.0, 2.0, 3.0], True),
+        "correlate_dense": (a, b.clone().requires_grad_(), 1, 2, 1),
+        "correlate_dense_backward": (randn(2, 27, 5, 6, 7, dtype=torch.float32), a.detach(), b, 1, 2, 1, True, False),
+        "expected_displacement": (a, b, points, points, *search, 0.5),
+        "expected_displacement_backward": (expected[0], *expected, a.detach(), b, points, points, *search, 0.5, False, True),
+        "best_displacement": (a.detach(), b, points, points, *search),
+        "embed_displacements": (a, b, points, points, basis.clone().requires_grad_(), *search),
+        "embed_displacements_backward": (projected, a.detach(), b, points, points, basis, *search, True, False, True),
         "upsample": (a, size, *geometry),
         "upsample_backward": (randn(2, 2, *size, dtype=torch.float32), [5, 6, 7], *geometry),
     }

@@ -1,0 +1,17 @@
+"""MONAI's layers."""
+
+import torch
+
+
+def lncc(a: torch.Tensor, b: torch.Tensor, window: int, eps: float) -> dict:
+    """For `call`: MONAI's loss as the mean squared local NCC."""
+    from monai.losses import LocalNormalizedCrossCorrelationLoss
+
+    loss = LocalNormalizedCrossCorrelationLoss(
+        spatial_dims=a.dim() - 2, kernel_size=window, kernel_type="rectangular", smooth_nr=0.0, smooth_dr=eps
+    )
+    return {"a": a, "b": b, "loss": loss}
+
+
+def call(a: torch.Tensor, b: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
+    return -loss(a, b)
