@@ -22,8 +22,8 @@ from regkit.ops.smooth import smooth
 from regkit.ops.soft_dice import soft_dice
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
-from regkit.ops.warp_lncc import warp_lncc
 from regkit.ops.warp_labels import warp_labels
+from regkit.ops.warp_lncc import warp_lncc
 
 __all__ = [
     "JacobianSummary",
@@ -48,6 +48,6 @@ __all__ = [
     "soft_dice",
     "upsample",
     "warp",
-    "warp_lncc",
     "warp_labels",
+    "warp_lncc",
 ]

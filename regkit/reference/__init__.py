@@ -24,8 +24,8 @@ from regkit.reference.smooth import smooth
 from regkit.reference.soft_dice import soft_dice, soft_dice_backward
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
-from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
 from regkit.reference.warp_labels import warp_labels
+from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
 
 __all__ = [
     "bending_energy",
@@ -61,8 +61,8 @@ __all__ = [
     "upsample_backward",
     "warp",
     "warp_backward",
+    "warp_labels",
     "warp_lncc",
     "warp_lncc_backward",
-    "warp_labels",
     "warp_nearest",
 ]
