@@ -140,16 +140,25 @@ def self_test() -> list[Finding]:
     image, other = torch.rand(1, 2, 9, 13, 11, generator=random), torch.rand(1, 2, 9, 13, 11, generator=random)
     u, v = (torch.randn(1, 3, 9, 13, 11, generator=random) for _ in range(2))
     keypoints = torch.tensor([[[4.0, 6.0, 5.0], [5.0, 7.0, 6.0]]])
+    basis = torch.randn(125, 8, generator=random)
     search = {"search_radius": 2, "stride": 1, "patch_radius": 1, "metric": "ssd"}
     cases = {
         "warp": lambda: ops.warp(image, u),
         "lncc": lambda: ops.lncc(image, other, window=5),
         "compose": lambda: ops.compose(u, v),
+        "integrate_velocity": lambda: ops.integrate_velocity(u),
+        "invert": lambda: ops.invert(0.2 * u),
         "jacobian_determinant": lambda: ops.jacobian_determinant(u),
+        "jacobian_summary": lambda: torch.stack(ops.jacobian_summary(0.3 * u)),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
+        "bending_energy": lambda: ops.bending_energy(u),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),
         "smooth": lambda: ops.smooth(u),
         "upsample": lambda: ops.upsample(u, (17, 25, 21), 2.0),
+        "correlate_dense": lambda: ops.correlate_dense(image, other, radius=2),
+        "expected_displacement": lambda: ops.expected_displacement(image, other, keypoints, sharpness=5.0, **search),
+        "best_displacement": lambda: ops.best_displacement(image, other, keypoints, **search),
+        "embed_displacements": lambda: ops.embed_displacements(image, other, keypoints, basis, **search),
         "correlate_keypoints": lambda: ops.correlate_keypoints(image, other, keypoints, **search),
     }
     found = []
@@ -175,7 +184,8 @@ def _disagreement(call: Callable[[], "Tensor"], leaves: tuple["Tensor", ...]) ->
             leaf.grad = None
             leaf.requires_grad_(True)
         value = call()
-        (value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum().backward()
+        if value.requires_grad:
+            (value * torch.linspace(0.5, 1.5, value.numel()).view(value.shape)).sum().backward()
         return [value.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
     here = run()
