@@ -54,12 +54,16 @@ REGKIT_INLINE void corner_votes(const int32_t (&upper)[D], int64_t (&votes)[1 <<
 // order is the sign bit for labels of a signed type, which are kept as unsigned here, and 0 for others.
 template <int corners, class Label>
 REGKIT_INLINE Label majority(const Label (&label)[corners], const int64_t (&votes)[corners], Label order) {
+  int64_t wide[corners], sum[corners] = {};  // labels as wide as votes, so that the sums are vector code
+  for (int a = 0; a < corners; ++a) wide[a] = static_cast<int64_t>(label[a]);
+  for (int b = 0; b < corners; ++b)
+    for (int a = 0; a < corners; ++a) sum[a] += wide[b] == wide[a] ? votes[b] : 0;
   Label best = label[0];
-  int64_t most = -1;
-  for (int a = 0; a < corners; ++a) {
-    int64_t sum = 0;
-    for (int b = 0; b < corners; ++b) sum += label[b] == label[a] ? votes[b] : 0;
-    if (sum > most || (sum == most && static_cast<Label>(label[a] ^ order) < static_cast<Label>(best ^ order))) best = label[a], most = sum;
+  int64_t most = sum[0];
+  for (int a = 1; a < corners; ++a) {
+    const bool better = sum[a] > most || (sum[a] == most && static_cast<Label>(label[a] ^ order) < static_cast<Label>(best ^ order));
+    best = better ? label[a] : best;
+    most = better ? sum[a] : most;
   }
   return best;
 }

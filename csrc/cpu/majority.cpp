@@ -5,6 +5,7 @@
 #include "cpu/majority.h"
 
 #include <cstring>
+#include <type_traits>
 
 #include "core/majority.h"
 #include "cpu/pages.h"
@@ -14,10 +15,14 @@
 namespace regkit {
 namespace {
 
+// Two neighbouring labels as one number.
+template <class Label>
+using Pair = std::conditional_t<sizeof(Label) == 1, uint16_t, std::conditional_t<sizeof(Label) == 2, uint32_t, std::conditional_t<sizeof(Label) == 4, uint64_t, unsigned __int128>>>;
+
 constexpr int kLanes = 16;
 constexpr int64_t kRowsPerJob = 64;
 
-template <int D, class Label>
+template <class Index, int D, class Label>
 class Voter {
  public:
   Voter(const Label* labels, const WarpSizes& s, Label fill, Label order) : labels_(labels), s_(s), fill_(fill), order_(order) {
@@ -32,12 +37,13 @@ class Voter {
   template <Padding padding>
   void row(const float* const (&u)[D], float (&origin)[D], int64_t nk, int64_t batch, Label* out) {
     const int64_t plane = batch * s_.channels;
+    Block block;
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const float* at[D];
       for (int d = 0; d < D; ++d) at[d] = u[d] + k0;
       origin[D - 1] = static_cast<float>(k0);
-      if (nk - k0 >= kLanes && locate_interior(block_, at, origin, n_)) {
-        for (int64_t c = 0; c < s_.channels; ++c) interior(labels_ + (plane + c) * s_.image_voxels(), out + c * s_.output_voxels() + k0);
+      if (nk - k0 >= kLanes && locate_interior(block, at, origin, n_)) {
+        for (int64_t c = 0; c < s_.channels; ++c) interior(block, labels_ + (plane + c) * s_.image_voxels(), out + c * s_.output_voxels() + k0);
       } else {
         for (int64_t k = k0; k < nk && k < k0 + kLanes; ++k) {
           float position[D];
@@ -50,20 +56,33 @@ class Voter {
 
  private:
   static constexpr int kCorners = 1 << D;
+  using Block = InteriorBlock<D, kLanes, Index, float>;
 
-  void interior(const Label* labels, Label* out) {
+  // Labels go out at the end of a block: a store of bytes may alias anything, and would make the loop load everything anew.
+  void interior(const Block& block, const Label* __restrict labels, Label* __restrict out) const {
+    Label result[kLanes];
+    int32_t open[kLanes], count = 0;
     for (int l = 0; l < kLanes; ++l) {
-      const Label* cell = labels + block_.offset[l];
-      Label label[kCorners], mixed = 0;
-      for (int corner = 0; corner < kCorners; ++corner) label[corner] = cell[step_[corner]], mixed |= label[corner] ^ label[0];
-      out[l] = mixed ? vote(label, l) : label[0];
+      Pair<Label> row[kCorners / 2];
+      for (int r = 0; r < kCorners / 2; ++r) std::memcpy(&row[r], labels + block.offset[l] + step_[2 * r], sizeof row[r]);
+      Label label[2];
+      std::memcpy(label, &row[0], sizeof label);
+      Pair<Label> mixed = static_cast<Label>(label[0] ^ label[1]);
+      for (int r = 1; r < kCorners / 2; ++r) mixed |= row[r] ^ row[0];
+      result[l] = label[0];
+      open[count] = l;
+      count += mixed != 0;
     }
+    for (int32_t o = 0; o < count; ++o) result[open[o]] = vote(block, labels, open[o]);
+    std::memcpy(out, result, sizeof result);
   }
 
-  Label vote(const Label (&label)[kCorners], int l) const {
+  Label vote(const Block& block, const Label* labels, int l) const {
     int32_t upper[D];
     int64_t votes[kCorners];
-    for (int d = 0; d < D; ++d) upper[d] = upper_votes(block_.f[d][l]);
+    Label label[kCorners];
+    for (int corner = 0; corner < kCorners; ++corner) label[corner] = labels[block.offset[l] + step_[corner]];
+    for (int d = 0; d < D; ++d) upper[d] = upper_votes(block.f[d][l]);
     corner_votes(upper, votes);
     return majority(label, votes, order_);
   }
@@ -96,13 +115,12 @@ class Voter {
   const WarpSizes& s_;
   Label fill_, order_;
   int64_t n_[D], step_[kCorners];
-  InteriorBlock<D, kLanes, int64_t, float> block_;
 };
 
-template <int D, Padding padding, class Label>
+template <class Index, int D, Padding padding, class Label>
 void warp_rows(const Label* labels, const float* u, Label* out, const WarpSizes& s, Label fill, Label order, int64_t begin, int64_t end) {
   const int64_t rows = s.output[0] * s.output[1], voxels = s.output_voxels();
-  Voter<D, Label> voter(labels, s, fill, order);
+  Voter<Index, D, Label> voter(labels, s, fill, order);
   for (int64_t r = begin; r < end; ++r) {
     const int64_t batch = r / rows, at = r % rows;
     const float voxel[3] = {static_cast<float>(at / s.output[1]), static_cast<float>(at % s.output[1]), 0.f};
@@ -121,7 +139,8 @@ void warp_majority(const Label* labels, const float* displacement, Label* out, c
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   const auto run = [&](auto dims, auto pad) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      warp_rows<dims.value, pad.value>(labels, displacement, out, s, fill, order, chunks.begin(job), chunks.end(job));
+      const auto rows = s.image_voxels() < (int64_t(1) << 31) ? warp_rows<int32_t, dims.value, pad.value, Label> : warp_rows<int64_t, dims.value, pad.value, Label>;
+      rows(labels, displacement, out, s, fill, order, chunks.begin(job), chunks.end(job));
     });
   };
   const auto with_padding = [&](auto dims) {

@@ -25,8 +25,8 @@ def warp_labels(
     """Pulls label maps through a displacement: `out(x) = labels(x + u(x))`, with labels that were in the map, or `fill`.
 
     mode: "nearest" the label of the nearest voxel, halves round up.
-        "majority" the label with the largest sum of linear weights over the 2^D voxels around the position: what the argmax of warped one-hot
-        maps gives, smoother than nearest, with no one-hot in memory. Weights are counted in steps of 2^-20 voxel along each axis, so that
+        "majority" the label with the largest sum of linear weights over the 2^D voxels around the position: the argmax of warped one-hot
+        maps, smoother than nearest, with no one-hot in memory. Weights are counted in steps of 2^-20 voxel along each axis, so that
         sums are exact and every backend finds the same label; of labels with equal sums the smallest is taken.
     padding: "zeros" voxels outside the map count as `fill`; "border" coordinates are clamped; "extent" within half a voxel of the edge the
         edge's label, beyond that `fill` (ITK's rule).
