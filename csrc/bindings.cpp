@@ -5,6 +5,8 @@
 
 #include <array>
 #include <string>
+#include <tuple>
+#include <utility>
 
 #include "cpu/bending.h"
 #include "cpu/correlate.h"
@@ -63,33 +65,38 @@ void define_lncc(py::module_& m, const std::string& type) {
   }, Release());
 }
 
-CorrelateSizes correlate_sizes(int dims, const Size3& counts, const Size3& fixed, const Size3& moving, const Size3& search, const Size3& patch, int64_t stride, int64_t patch_stride, int metric) {
-  return {dims, counts[0], counts[1], counts[2], {fixed[0], fixed[1], fixed[2]}, {moving[0], moving[1], moving[2]}, {search[0], search[1], search[2]},
-          {patch[0], patch[1], patch[2]}, stride, patch_stride, metric};
+// Features as (address, channels last); addresses of keypoints and centers; dims; batch, channels, keypoints; sizes; radii; strides; metric;
+// threads: what every launcher on a search cube takes first.
+using FeatureAddress = std::pair<Address, bool>;
+using SearchArguments = std::tuple<FeatureAddress, FeatureAddress, Address, Address, int, Size3, Size3, Size3, Size3, Size3, int64_t, int64_t, int, int>;
+
+template <class Stored>
+SearchCall<Stored> search_call(const SearchArguments& arguments) {
+  const auto& [fixed, moving, keypoints, centers, dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric, threads] = arguments;
+  return {{at<Stored>(fixed.first), fixed.second}, {at<Stored>(moving.first), moving.second}, at<int64_t>(keypoints), at<int64_t>(centers),
+          {dims, counts[0], counts[1], counts[2], {of_fixed[0], of_fixed[1], of_fixed[2]}, {of_moving[0], of_moving[1], of_moving[2]},
+           {search[0], search[1], search[2]}, {patch[0], patch[1], patch[2]}, stride, patch_stride, metric}, threads};
 }
 
 template <class Stored>
-void define_correlate(py::module_& m, const std::string& type) {
-  m.def(("correlate_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
-    correlate<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<Stored>(out),
-                      correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
-  }, Release());
-}
-
-template <class Stored>
-void define_correlate_backward(py::module_& m, const std::string& type) {
+void define_search(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
-  m.def(("correlate_cosine_terms_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address grad, Address alpha, Address beta, Address gamma, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
-    correlate_cosine_terms<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(grad), at<T>(alpha), at<T>(beta), at<T>(gamma),
-                                   correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  m.def(("correlate_" + type).c_str(), [](const SearchArguments& search, Address out) { correlate(search_call<Stored>(search), at<Stored>(out)); }, Release());
+  m.def(("correlate_backward_" + type).c_str(), [](const SearchArguments& search, Address grad, Address grad_fixed, Address grad_moving) {
+    correlate_backward(search_call<Stored>(search), at<T>(grad), at<T>(grad_fixed), at<T>(grad_moving));
   }, Release());
-  m.def(("correlate_grad_fixed_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address alpha, Address gamma, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
-    correlate_grad_fixed<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(alpha), at<T>(gamma), at<T>(out),
-                                 correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  m.def(("expected_displacement_" + type).c_str(), [](const SearchArguments& search, double sharpness, Address out, Address logsumexp) {
+    expected_displacement(search_call<Stored>(search), static_cast<T>(sharpness), at<T>(out), at<T>(logsumexp));
   }, Release());
-  m.def(("correlate_grad_moving_" + type).c_str(), [](Address fixed, Address moving, Address keypoints, Address centers, Address alpha, Address beta, Address out, int dims, Size3 counts, Size3 of_fixed, Size3 of_moving, Size3 search, Size3 patch, int64_t stride, int64_t patch_stride, int metric, int threads) {
-    correlate_grad_moving<Stored>(at<Stored>(fixed), at<Stored>(moving), at<int64_t>(keypoints), at<int64_t>(centers), at<T>(alpha), at<T>(beta), at<T>(out),
-                                  correlate_sizes(dims, counts, of_fixed, of_moving, search, patch, stride, patch_stride, metric), threads);
+  m.def(("expected_displacement_backward_" + type).c_str(), [](const SearchArguments& search, double sharpness, Address grad, Address displacement, Address logsumexp, Address grad_fixed, Address grad_moving) {
+    expected_displacement_backward(search_call<Stored>(search), static_cast<T>(sharpness), at<T>(grad), at<T>(displacement), at<T>(logsumexp), at<T>(grad_fixed), at<T>(grad_moving));
+  }, Release());
+  m.def(("best_displacement_" + type).c_str(), [](const SearchArguments& search, Address out) { best_displacement(search_call<Stored>(search), at<T>(out)); }, Release());
+  m.def(("embed_displacements_" + type).c_str(), [](const SearchArguments& search, Address basis, int64_t columns, Address out) {
+    embed_displacements(search_call<Stored>(search), at<T>(basis), columns, at<T>(out));
+  }, Release());
+  m.def(("embed_displacements_backward_" + type).c_str(), [](const SearchArguments& search, Address grad, Address basis, int64_t columns, Address grad_fixed, Address grad_moving, Address grad_basis) {
+    embed_displacements_backward(search_call<Stored>(search), at<T>(grad), at<T>(basis), columns, at<T>(grad_fixed), at<T>(grad_moving), at<T>(grad_basis));
   }, Release());
 }
 
@@ -178,14 +185,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint64_t>(m, "64");
   define_lncc<float>(m, "float32");
   define_lncc<double>(m, "float64");
-  define_correlate<float>(m, "float32");
-  define_correlate_backward<float>(m, "float32");
-  define_correlate<double>(m, "float64");
-  define_correlate_backward<double>(m, "float64");
-  define_correlate<float16>(m, "float16");
-  define_correlate_backward<float16>(m, "float16");
-  define_correlate<bfloat16>(m, "bfloat16");
-  define_correlate_backward<bfloat16>(m, "bfloat16");
+  define_search<float>(m, "float32");
+  define_search<double>(m, "float64");
+  define_search<float16>(m, "float16");
+  define_search<bfloat16>(m, "bfloat16");
   define_mind<float>(m, "float32");
   define_mind<double>(m, "float64");
   define_mind<float16>(m, "float16");
