@@ -21,7 +21,7 @@ from regkit.kernels.search import MOST_CHANNELS, SSD, TILE, cube, power_of_2, ro
 @triton.jit
 def _shifted(i, j, k, di, dj, dk, ni, nj, nk, inside):
     """How far the neighbour at displacement (di, dj, dk) is in memory, and which of the voxels have it."""
-    i, j, k = i + di, j + dj, k + dk
+    i, j, k = i + di + 0 * j, j + dj, k + dk
     return (di * nj + dj) * nk + dk, inside & (i >= 0) & (i < ni) & (j >= 0) & (j < nj) & (k >= 0) & (k < nk)
 
 

@@ -60,13 +60,12 @@ def _best(fixed, moving, keypoints, centers, displacement, count, stride, patch_
           KEY: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, RADIUS: tl.constexpr, PATCH: tl.constexpr,
           METRIC: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr,
           OFFSET: tl.constexpr):  # fmt: skip
-    """Of equal costs the least key wins: the squared length of the displacement first, its number next."""
+    """Of equal costs the least key wins: the squared length of the displacement first, its number next. NaN wins over all, with key -1."""
     L: tl.constexpr = (2 * RADIUS + 1) ** D
     NO_KEY: tl.constexpr = (D * RADIUS * RADIUS + 1) * L
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     point = tl.minimum(row, count - 1)
     least, chosen = tl.full([BLOCK_N, BLOCK_L], float("inf"), WORK), tl.full([BLOCK_N, BLOCK_L], NO_KEY, KEY)
-    unknown = tl.zeros([BLOCK_N, BLOCK_L], tl.int32)
     for d0 in range(0, L, BLOCK_L):
         index = d0 + tl.arange(0, BLOCK_L)
         value, _, _ = similarity(
@@ -76,14 +75,14 @@ def _best(fixed, moving, keypoints, centers, displacement, count, stride, patch_
         cost = value if METRIC == SSD else -value
         di, dj, dk = cube(index, RADIUS, D)
         key = ((di * di + dj * dj + dk * dk).to(KEY) * L + index)[None, :]
-        inside = (index < L)[None, :]
-        unknown = unknown | (inside & (cost != cost)).to(tl.int32)
-        better = inside & ((cost < least) | ((cost == least) & (key < chosen)))
+        known = cost == cost
+        cost, key = tl.where(known, cost, -float("inf")), tl.where(known, key, -1)
+        better = (index < L)[None, :] & ((cost < least) | ((cost == least) & (key < chosen)))
         least, chosen = tl.where(better, cost, least), tl.where(better, key, chosen)
     lowest = tl.min(least, 1)
     key = tl.min(tl.where(least == lowest[:, None], chosen, NO_KEY), 1)
-    di, dj, dk = cube((key % L).to(tl.int32), RADIUS, D)
-    nan = tl.where(tl.max(unknown, 1) > 0, float("nan"), 0.0)
+    di, dj, dk = cube((tl.maximum(key, 0) % L).to(tl.int32), RADIUS, D)
+    nan = tl.where(key < 0, float("nan"), 0.0)
     at, exists = point.to(OFFSET) * D, row < count
     if D == 3:
         tl.store(displacement + at, di * stride + nan, mask=exists)
