@@ -54,7 +54,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
         "warp extent": Case(lambda a, u: ops.warp(a, u, padding="extent", fill=-1.0), (a, u)),
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
-        "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
+        "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight.to(a)), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
         "warp_lncc": Case(lambda u: ops.warp_lncc(a, odd, u, window=5, fill=0.3), (u,)),
         "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a, b, u, window=3, weight=weight, padding="border"), (u,)),
@@ -87,7 +87,7 @@ def value_and_gradients(function: Callable, tensors: tuple[torch.Tensor, ...]) -
     leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
     value = function(*leaves)
     weight = randn(*value.shape, seed=9) if value.dim() else torch.tensor(500.0)
-    return [value.detach(), *torch.autograd.grad(value, leaves, weight.to(value.dtype))]
+    return [value.detach(), *torch.autograd.grad(value, leaves, weight.to(value))]
 
 
 def reference(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
