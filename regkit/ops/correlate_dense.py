@@ -1,0 +1,84 @@
+"""correlate_dense: how alike every voxel's features are to those of its neighbourhood in another feature map."""
+
+import torch
+
+from regkit import reference
+from regkit.ops import check
+from regkit.ops.backends import register, triton_kernel
+from regkit.ops.search import METRICS
+
+
+def correlate_dense(
+    a: torch.Tensor,  # (B, C, *spatial)
+    b: torch.Tensor,  # (B, C, *spatial)
+    *,
+    radius: int,
+    stride: int = 1,
+    metric: str = "dot",
+) -> torch.Tensor:  # (B, (2 radius + 1)^D, *spatial)
+    """Local correlation of two feature maps: the cost volume of pyramid networks.
+
+    Channel d of the result belongs to the displacement d, which runs over stride * {-radius .. radius}^D, first axis slowest:
+
+        dot   out(d, x) = mean over channels of a(x) b(x + d)            (larger is more alike)
+        ssd   out(d, x) = mean over channels of (a(x) - b(x + d))^2      (smaller is more alike)
+
+    b is zero outside its image. For the cosine pass `C * F.normalize(a, dim=1)` and `F.normalize(b, dim=1)`. The similarity of patches
+    around sparse points is correlate_keypoints' (which sums over channels, and repeats the border).
+    The sum over channels is float32 (float64 if an input is float64); the result has a's dtype. Differentiable once by both maps. No
+    memory is needed but the result.
+
+    Source: the correlation layer of FlowNet (Fischer et al. 2015) with patches of one voxel, divided by the channels as PWC-Net and
+    NVIDIA's layer do; spatial_correlation_sample gives C times this, and its patch_size is 2 radius + 1, its dilation_patch the stride.
+    Raises ValueError for shapes and options, TypeError for dtypes.
+    """
+    check.image(a, "a")
+    check.floating(a, "a")
+    check.floating(b, "b")
+    check.same("shapes", a=tuple(a.shape), b=tuple(b.shape))
+    check.same("device", a=a.device, b=b.device)
+    check.at_least(radius, "radius", 0)
+    check.at_least(stride, "stride", 1)
+    return torch.ops.regkit.correlate_dense(a, b, radius, stride, check.choice(metric, "metric", METRICS[:2]))
+
+
+torch.library.define("regkit::correlate_dense", "(Tensor a, Tensor b, int radius, int stride, int metric) -> Tensor")
+torch.library.define(
+    "regkit::correlate_dense_backward",
+    "(Tensor grad, Tensor a, Tensor b, int radius, int stride, int metric, bool need_a, bool need_b) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.register_fake("regkit::correlate_dense")
+def _fake(a, b, radius, stride, metric):
+    return a.new_empty(_shape(a, radius))
+
+
+@torch.library.register_fake("regkit::correlate_dense_backward")
+def _fake_backward(grad, a, b, radius, stride, metric, need_a, need_b):
+    return a.new_empty(a.shape if need_a else 0), b.new_empty(b.shape if need_b else 0)
+
+
+def _shape(a: torch.Tensor, radius: int) -> tuple[int, ...]:
+    return a.shape[0], (2 * radius + 1) ** (a.dim() - 2), *a.shape[2:]
+
+
+register("correlate_dense", reference=reference.correlate_dense, triton=triton_kernel("correlate_dense", "correlate_dense"))
+register(
+    "correlate_dense_backward", reference=reference.correlate_dense_backward,
+    triton=triton_kernel("correlate_dense", "correlate_dense_backward"),
+)  # fmt: skip
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.options = inputs[2:]
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx, grad):
+    need_a, need_b = ctx.needs_input_grad[:2]
+    grad_a, grad_b = torch.ops.regkit.correlate_dense_backward(grad, *ctx.saved_tensors, *ctx.options, need_a, need_b)
+    return grad_a if need_a else None, grad_b if need_b else None, None, None, None
+
+
+torch.library.register_autograd("regkit::correlate_dense", _backward, setup_context=_setup_context)
