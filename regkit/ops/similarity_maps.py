@@ -7,7 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register
-from regkit.ops.correlate import METRICS, _voxels
+from regkit.ops.search import METRICS, voxels
 
 
 def similarity_maps(
@@ -47,7 +47,7 @@ def similarity_maps(
     check.odd_window(patch_size, "patch_size")
     for size in kernel_sizes:
         check.odd_window(size, "kernel_sizes")
-    return torch.ops.regkit.similarity_maps(fixed, moving, _voxels(points), patch_size, list(kernel_sizes))
+    return torch.ops.regkit.similarity_maps(fixed, moving, voxels(points), patch_size, list(kernel_sizes))
 
 
 torch.library.define(
