@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.search import METRICS
 
 
@@ -63,8 +63,11 @@ def _shape(a: torch.Tensor, radius: int) -> tuple[int, ...]:
     return a.shape[0], (2 * radius + 1) ** (a.dim() - 2), *a.shape[2:]
 
 
-register("correlate_dense", reference=reference.correlate_dense)
-register("correlate_dense_backward", reference=reference.correlate_dense_backward)
+register("correlate_dense", reference=reference.correlate_dense, triton=triton_kernel("correlate_dense", "correlate_dense"))
+register(
+    "correlate_dense_backward", reference=reference.correlate_dense_backward,
+    triton=triton_kernel("correlate_dense", "correlate_dense_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

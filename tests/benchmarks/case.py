@@ -89,11 +89,10 @@ class OpCase:
     cast: tuple[str, ...] = ()
     comparable: Callable[[Outputs], Outputs] = lambda outputs: outputs  # regkit's and everyone's outputs, made comparable, untimed
 
-    def inputs_on(self, size: Size, device: str) -> dict:
-        """The inputs, the same for every provider."""
+    def make(self, size: Size) -> dict:
+        """The inputs on the CPU, the same for every provider."""
         made = self.inputs(size, torch.Generator().manual_seed(0))
-        cast = {name: x.to(self.dtype) for name, x in made.items() if name in self.cast}
-        return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in (made | cast).items()}
+        return {name: x.to(self.dtype) if name in self.cast else x for name, x in made.items()}
 
     def bytes_moved(self, size: Size) -> float:
         return self.units(size) * (self.bytes_per_unit(size) if callable(self.bytes_per_unit) else self.bytes_per_unit)

@@ -23,9 +23,9 @@ class Provider:
     backend: str | None = None  # of regkit
     compiled: bool = False
 
-    def run(self, case: OpCase, size: Size, device: str) -> Run:
-        """What is timed: the function on fresh inputs, and its gradients where the case has some."""
-        inputs = case.inputs_on(size, device)
+    def run(self, case: OpCase, made: dict, device: str) -> Run:
+        """What is timed: the function on a copy of these inputs, and its gradients where the case has some."""
+        inputs = {name: x.to(device, copy=True) if isinstance(x, torch.Tensor) else x for name, x in made.items()}
         grad_out = inputs.pop("grad_out", None)
         if self.peer.prepare:
             inputs = self.peer.prepare(**inputs)
@@ -102,6 +102,7 @@ def checked(
     """One run of every provider, compared with regkit's. `skip` may say why a provider is left out; `at` hears who runs next."""
     there, absent = of(case, size, device)
     found = Checked({}, absent, {})
+    made = case.make(size)
     expected, expected_of = None, ""
     torch._dynamo.reset()  # cases share code; without this torch stops compiling after some sizes
     for name, provider in there.items():
@@ -110,8 +111,10 @@ def checked(
             continue
         at(name)
         try:
-            run = provider.run(case, size, device)
+            run = provider.run(case, made, device)
             outputs = run()
+            if device != "cpu":
+                torch.cuda.synchronize()  # its errors are its own, not the next one's
             if expected is None:
                 expected, expected_of = outputs, name
             else:
@@ -130,6 +133,7 @@ def checked(
 def still_works(device: str) -> None:
     """Raises Broken where a failure, such as an illegal address, has left the GPU's context useless."""
     try:
+        torch.cuda.empty_cache()
         torch.zeros(1, device=device).add_(1).item()
     except RuntimeError as error:
         raise Broken(one_line(error)) from error

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from tests.benchmarks.case import SIZES
+from tests.benchmarks.cases import CASES
 from tests.benchmarks.results import is_regkit, read
 
 README = Path(__file__).parents[2] / "README.md"
+ORDER = {case.name: place for place, case in enumerate(CASES)}
 BEGIN = "<!-- benchmarks: written by `python -m tests.benchmarks --readme` from tests/benchmarks/results -->"
 END = "<!-- benchmarks: end -->"
 
@@ -32,7 +34,7 @@ def tables(directory: Path) -> str:
     for path in sorted(directory.glob("*.json")):
         entries = read(path)
         for data in SIZES:
-            of_size = [e for e in entries if e["data"] == data]
+            of_size = sorted((e for e in entries if e["data"] == data), key=lambda e: ORDER.get(e["case"], len(ORDER)))
             if of_size:
                 text += heading(of_size, data) + table(of_size)
     return text + "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.case import SIZES, OpCase
+from tests.benchmarks.cases import CASES
 
 DIRECTORY = Path(__file__).parent / "results"
 
@@ -45,10 +46,10 @@ def read(path: Path) -> list[dict]:
 
 
 def write(entries: list[dict], described: dict, directory: Path) -> Path:
-    """Merges into the machine's file: what was measured now replaces its older figures, the rest stays."""
+    """Merges into the machine's file: what was measured now replaces its older figures; what left the registry goes; the rest stays."""
     path = directory / machine.file_name(described)
-    fresh = {(e["case"], e["data"]) for e in entries}
-    merged = [e for e in read(path) if (e["case"], e["data"]) not in fresh] + entries
+    fresh, known = {(e["case"], e["data"]) for e in entries}, {case.name for case in CASES}
+    merged = [e for e in read(path) if (e["case"], e["data"]) not in fresh and e["case"] in known] + entries
     directory.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"results": sorted(merged, key=lambda e: (e["case"], e["data"]))}, indent=1) + "\n")
     return path

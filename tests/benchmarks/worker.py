@@ -8,14 +8,15 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import torch
 
 from tests.benchmarks import measure, memory, providers
 from tests.benchmarks.case import SIZES, OpCase
-from tests.benchmarks.cases import CASES
 
 BANDWIDTH = "copy bandwidth"
+START = 300  # seconds that a process may take to start; imports are slow on a busy machine
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Options:
     memory: bool
     compile: bool
     patience: float  # seconds that a provider may be silent
+    registry: str = "tests.benchmarks.cases"  # the module with CASES
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def figures(case: OpCase, data: str, options: Options, without: dict[str, str], 
 def serve(pipe, options: Options) -> None:
     """The worker's process: answers requests until the pipe closes."""
     torch.set_num_threads(options.threads)
+    cases = {case.name: case for case in import_module(options.registry).CASES}
+    pipe.send(("ready", None))
     while True:
         try:
             request = pipe.recv()
@@ -77,8 +81,7 @@ def serve(pipe, options: Options) -> None:
             if request == BANDWIDTH:
                 pipe.send(("done", measure.copy_bandwidth(options.device)))
                 continue
-            case = next(case for case in CASES if case.name == request.case)
-            pipe.send(("done", figures(case, request.data, options, request.skip, lambda name: pipe.send(("at", name)))))
+            pipe.send(("done", figures(cases[request.case], request.data, options, request.skip, lambda name: pipe.send(("at", name)))))
         except Exception as error:
             pipe.send(("broken", providers.one_line(error)))
             return
@@ -94,30 +97,37 @@ class Worker:
     def ask(self, request: Request | str) -> tuple[object, str, str]:
         """-> (answer, "", ""), or (None, the provider that ran last, what happened)."""
         if self.process is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=serve, args=(theirs, self.options))
-            self.process.start()
-            theirs.close()
+            self.start()
         self.pipe.send(request)
         last = ""
-        while self.pipe.poll(self.options.patience):
-            try:
-                kind, content = self.pipe.recv()
-            except EOFError:
-                self.process.join()
-                code = self.process.exitcode
-                self.stop()
-                return None, last, f"its process ended with code {code}"
-            if kind == "at":
-                last = content
-            elif kind == "done":
+        while True:
+            kind, content = self.heard(self.options.patience)
+            if kind == "done":
                 return content, "", ""
-            else:
+            if kind == "broken":
                 self.stop()
                 return None, last, content
-        self.stop()
-        return None, last, f"no result after {self.options.patience:g} seconds"
+            last = content
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.options))
+        self.process.start()
+        theirs.close()
+        kind, content = self.heard(START)
+        if kind != "ready":
+            raise RuntimeError(f"the measuring process did not start: {content}")
+
+    def heard(self, patience: float) -> tuple[str, object]:
+        """The next message: ready, at, done or broken."""
+        if not self.pipe.poll(patience):
+            return "broken", f"no result after {patience:g} seconds"
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            return "broken", f"its process ended with code {self.process.exitcode}"
 
     def stop(self) -> None:
         if self.process is not None:

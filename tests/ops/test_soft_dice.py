@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from regkit import ops
-from regkit.ops.warp_labels import INTEGERS
 from tests.ops.cases import SHAPES, assert_same, displacement, label_map, randn, value_and_gradients
 from tests.ops.compare import assert_close
 
