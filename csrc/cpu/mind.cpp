@@ -24,18 +24,17 @@ void mind_ssc(const arithmetic<Stored>* image, Stored* out, const MindSizes& s, 
     parallel_for(s.batch * tiles.count(), threads, [&](int64_t job) {
       const int64_t b = job / tiles.count();
       const MindBounds<T> bounds(means[b], box_voxels<T>(s));
-      ScratchRows<T> descriptors(C, nk + kRowBlock);
-      if (means[b] != means[b]) {  // a NaN in the image: all of its descriptors are NaN, which needs no arithmetic
-        for (int c = 0; c < C; ++c) std::fill_n(descriptors.row(c), nk, means[b]);
-      }
+      ScratchRows<Stored> descriptors(C, nk + kInterleaved);
+      RowWriter<C, Stored> writer(s);
+      const bool spoilt = means[b] != means[b];  // by a NaN: all descriptors are NaN, which needs no arithmetic
+      for (int c = 0; spoilt && c < C; ++c) std::fill_n(descriptors.row(c), nk, store<Stored>(means[b]));
       tiles.sweep(s, pairs, image + b * s.voxels(), job % tiles.count()).run([&](int64_t i, int64_t j, const ScratchRows<T>& boxes) {
-        if (means[b] == means[b])
-          for (int64_t k = 0; k < nk; k += kLaneCount<T>) {
-            Lanes<T> q[C];
-            const Lanes<T> scale = T(-1.4426950408889634) / bounds.clamp(distances<C, Radius>(boxes, k, s.radius, q));  // e^x = 2^(x / ln 2)
-            for (int c = 0; c < C; ++c) store_lanes(descriptors.row(c) + k, exp2_nonpositive(q[c] * scale));
-          }
-        write_row<C>(descriptors, s, (i * s.size[1] + j) * nk, out + b * C * s.voxels());
+        for (int64_t k = 0; !spoilt && k < nk; k += kLaneCount<T>) {
+          Lanes<T> q[C];
+          const Lanes<T> scale = T(-1.4426950408889634) / bounds.clamp(distances<C, Radius>(boxes, k, s.radius, q));  // e^x = 2^(x / ln 2)
+          for (int c = 0; c < C; ++c) store_stored(descriptors.row(c) + k, exp2_nonpositive(q[c] * scale));
+        }
+        writer.write(descriptors, (i * s.size[1] + j) * nk, out + b * C * s.voxels());
       });
     });
   });

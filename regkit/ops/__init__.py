@@ -17,9 +17,13 @@ from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.jacobian_summary import JacobianSummary, jacobian_summary
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
+from regkit.ops.similarity_maps import similarity_maps
 from regkit.ops.smooth import smooth
+from regkit.ops.soft_dice import soft_dice
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
+from regkit.ops.warp_labels import warp_labels
+from regkit.ops.warp_lncc import warp_lncc
 
 __all__ = [
     "JacobianSummary",
@@ -39,7 +43,11 @@ __all__ = [
     "jacobian_summary",
     "lncc",
     "mind_ssc",
+    "similarity_maps",
     "smooth",
+    "soft_dice",
     "upsample",
     "warp",
+    "warp_labels",
+    "warp_lncc",
 ]

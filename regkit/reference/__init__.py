@@ -18,9 +18,14 @@ from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant
 from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
+from regkit.reference.scaled import scaled
+from regkit.reference.similarity_maps import similarity_maps
 from regkit.reference.smooth import smooth
+from regkit.reference.soft_dice import soft_dice, soft_dice_backward
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
+from regkit.reference.warp_labels import warp_labels
+from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
 
 __all__ = [
     "bending_energy",
@@ -47,10 +52,17 @@ __all__ = [
     "lncc_map_backward",
     "mind_ssc",
     "mind_ssc_backward",
+    "scaled",
+    "similarity_maps",
     "smooth",
+    "soft_dice",
+    "soft_dice_backward",
     "upsample",
     "upsample_backward",
     "warp",
     "warp_backward",
+    "warp_labels",
+    "warp_lncc",
+    "warp_lncc_backward",
     "warp_nearest",
 ]
