@@ -75,6 +75,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
             lambda a, b: ops.similarity_maps(a, b, points, patch_size=7, kernel_sizes=(5, 3)),
             (a[:, :1].contiguous(), b[:, 1:].contiguous()),
         ),
+        "smooth": Case(lambda a: ops.smooth(a, side=0.3), (a,)),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }
 
