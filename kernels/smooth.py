@@ -1,8 +1,8 @@
 """Three-tap smoothing along every axis in Triton: it is its own adjoint, borders included, and so its own backward.
 
-Bytes a value (float32): 4 read, 4 written. The stencil has 27 points. A program marches through planes i of a tile of 8 x 32 voxels: it smooths
-each plane along j and k from nine points, and blends three smoothed planes that it carries in registers. Only the two planes around a chunk are
-smoothed twice.
+Bytes a value (float32): 4 read, 4 written. The stencil has 27 points. A program marches through planes i of a tile of 8 x 32 voxels: it
+smooths each plane along j and k from nine points, and blends three smoothed planes that it carries in registers. Only the two planes around
+a chunk are smoothed twice.
 """
 
 import torch

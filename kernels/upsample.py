@@ -1,12 +1,12 @@
 """Linear resampling from coarse knots and its adjoint, in Triton. Formulas: csrc/core/upsample.h.
 
-Bytes a fine value (float32): forward 4 written; the coarse field is small beside it and comes from L1 and L2. A program makes 8 x 32 voxels of a
-fine plane from their eight knots. Knots and fractions are computed in float64, as the CPU does, so that a position on a knot reads that knot;
-they are needed for 8 rows and 32 columns, not for every voxel.
+Bytes a fine value (float32): forward 4 written; the coarse field is small beside it and comes from L1 and L2. A program makes 8 x 32 voxels
+of a fine plane from their eight knots. Knots and fractions are computed in float64, as the CPU does, so that a position on a knot reads
+that knot; they are needed for 8 rows and 32 columns, not for every voxel.
 
-The adjoint gathers along one axis after the other, k first, so that a fine value is read once and what the later axes read is a fraction of it:
-4 read a fine value, and about 4 (1 + 1/f) / f more for a factor f along k. A coarse value sums over the fine ones that read it, in order:
-no atomics, the same bits in every run. Which they are is found by the forward's own rule, so that it is the exact adjoint.
+The adjoint gathers along one axis after the other, k first, so that a fine value is read once and what the later axes read is a fraction of
+it: 4 read a fine value, and about 4 (1 + 1/f) / f more for a factor f along k. A coarse value sums over the fine ones that read it, in
+order: no atomics, the same bits in every run. Which they are is found by the forward's own rule, so that it is the exact adjoint.
 """
 
 import math
@@ -111,7 +111,8 @@ def upsample(u, size, factor, offset, scale):
 
 
 def _most_taps(coarse: int, fine: int, factor: float, offset: float) -> int:
-    """At least as many as fine indices can read one knot, counted from where the kernel starts. The outer knots have all that lies beyond them."""
+    """At least as many as fine indices can read one knot, counted from where the kernel starts. The outer knots have all that lies beyond
+    them."""
     before, beyond = math.ceil(offset + factor), fine - math.floor(offset + (coarse - 2) * factor)
     return max(0, min(fine, max(math.ceil(2 * factor), before, beyond) + 3)) if coarse > 1 else fine
 

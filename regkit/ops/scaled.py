@@ -1,7 +1,7 @@
 """scaled: the backward of every loss that computes its gradient in the forward pass.
 
-The stored gradient times the one from above, a scalar: what `*` does, but in C++ on the CPU, where torch spends most of the time on page faults
-of the new tensor. Not public.
+The stored gradient times the one from above, a scalar: what `*` does, but in C++ on the CPU, where torch spends most of the time on page
+faults of the new tensor. Not public.
 """
 
 import torch
@@ -31,6 +31,6 @@ register("scaled", reference=reference.scaled, cpp=_cpp, triton=reference.scaled
 
 
 def chained(grad: torch.Tensor, gradient: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """grad * gradient, in dtype. The gradient of a mean is small: it stays in its own dtype, the working one, until it is multiplied, so that
-    loss scaling can save float16 from underflow."""
+    """grad * gradient, in dtype. The gradient of a mean is small: it stays in its own dtype, the working one, until it is multiplied, so
+    that loss scaling can save float16 from underflow."""
     return torch.ops.regkit.scaled(gradient, grad).to(dtype)

@@ -83,6 +83,15 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
 NAMES = tuple(cases((3, 4), 1))
 
 
+def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+    """The same for ops that are not differentiable."""
+    u = displacement(spatial, batch, 3, dtype)
+    return {
+        "jacobian_summary": Case(lambda u: torch.stack(ops.jacobian_summary(u)), (u,)),
+        "jacobian_summary masked": Case(lambda u: torch.stack(ops.jacobian_summary(u, mask=u[:, :1] > 0)), (u,)),
+    }
+
+
 def value_and_gradients(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
     """function's value, and the gradients of a fixed functional of it: a large one for a mean, for they must be normal float16 numbers."""
     leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
