@@ -7,7 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register, triton_kernel
-from regkit.ops.scaled import chained
+from regkit.ops.chained import chained
 
 
 def diffusion_energy(
