@@ -1,10 +1,23 @@
 """What every test shares: what cannot run here is skipped with its reason, which the header says first; and a seeded generator."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+from regkit.ops.backends import interpreted
+
+# Triton decides when it is imported. Without a GPU its kernels run in its interpreter, on CPU tensors; with one they run there.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+# torch.compile's cache on disk is keyed by the forward graph, and so would give back the backward of another version of an op.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="regkit-tests-")
+atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 
 def absent(marker: str) -> str | None:
@@ -22,7 +35,9 @@ def absent(marker: str) -> str | None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     reasons = {marker: absent(marker) for marker in ("gpu", "data")}
-    return [f"tests marked {marker}: " + (f"will not run: {reason}" if reason else "run") for marker, reason in reasons.items()]
+    where = "in Triton's interpreter, on the CPU" if interpreted() else f"on {torch.cuda.get_device_name()}"
+    marked = [f"tests marked {marker}: " + (f"will not run: {reason}" if reason else "run") for marker, reason in reasons.items()]
+    return [*marked, f"Triton kernels: run {where}" if find_spec("triton") else "Triton kernels: will not run: Triton is not installed"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

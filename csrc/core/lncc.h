@@ -30,4 +30,10 @@ REGKIT_INLINE LnccTerms<T> lncc_terms(T sa, T sb, T saa, T sbb, T sab, T inverse
   return t;
 }
 
+// The derivative by a voxel x of an image from the box sums of its adjoints; y is the voxel of the other image.
+template <class T>
+REGKIT_INLINE T lncc_gradient(T x, T y, T cross, T square, T linear) {
+  return linear + 2 * x * square + y * cross;
+}
+
 }  // namespace regkit

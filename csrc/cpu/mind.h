@@ -1,5 +1,5 @@
-// MIND-SSC descriptors on the CPU. Pointers are to contiguous arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k); i = 1
-// in 2-D.
+// MIND-SSC descriptors on the CPU. Pointers are to dense arrays: image (batch, i, j, k), descriptors (batch, 12 or 4, i, j, k), or
+// (batch, i, j, k, 12 or 4) if channels_last; i = 1 in 2-D.
 #pragma once
 #include <cstdint>
 
@@ -11,13 +11,15 @@ struct MindSizes {
   int dims;
   int64_t batch, size[3];
   int64_t radius, dilation;  // of the box, of the neighbourhood
+  bool channels_last;
+  int64_t voxels() const { return size[0] * size[1] * size[2]; }
 };
 
 template <class Stored>
 void mind_ssc(const arithmetic<Stored>* image, Stored* out, const MindSizes& sizes, int threads);
 
-// Gradient of sum(grad * descriptors) by the image; grad (batch, 12 or 4, i, j, k).
-template <class T>
-void mind_ssc_backward(const T* grad, const T* image, T* grad_image, const MindSizes& sizes, int threads);
+// Gradient of sum(grad * descriptors) by the image; grad lies like the descriptors.
+template <class Stored>
+void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arithmetic<Stored>* grad_image, const MindSizes& sizes, int threads);
 
 }  // namespace regkit

@@ -1,115 +1,19 @@
 // Warp on the CPU. Bytes a voxel (3-D, float32, one channel): forward 12 (u) + 4 (gather, cached) + 4 (out) = 20; backward to u 12 + 8 + 12 = 32.
 //
-// Rows of the output are cut into blocks of kLanes voxels. Each step of a block is a loop over lanes of fixed length without branches, which the
-// compiler turns into vector code and gathers for the instruction set that this file is compiled for. Rows run along the fast axis k.
+// Rows of the output, which run along the fast axis k, are cut into blocks of kLanes voxels: see warp_block.h.
 #include "warp.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "core/warp.h"
 #include "cpu/pages.h"
 #include "cpu/parallel.h"
-#include "cpu/warp_interior.h"
+#include "cpu/warp_block.h"
 
 namespace regkit {
 namespace {
 
-constexpr int kLanes = 16;
 constexpr int64_t kRowsPerJob = 64;
-
-// What a block of output voxels reads: per axis two element offsets, weights and slopes.
-template <int D, class T>
-struct Block {
-  alignas(64) int32_t low[D][kLanes], high[D][kLanes];
-  alignas(64) T weight_low[D][kLanes], weight_high[D][kLanes], slope_low[D][kLanes], slope_high[D][kLanes];
-};
-
-struct Row {
-  int64_t b, i, j, offset;  // offset of the row's first voxel within one channel
-};
-
-inline Row row_at(const WarpSizes& s, int64_t row) {
-  const int64_t rows = s.output[0] * s.output[1];
-  const int64_t r = row % rows;
-  return {row / rows, r / s.output[1], r % s.output[1], r * s.output[2]};
-}
-
-template <int D, Padding padding, class T>
-inline void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const WarpSizes& s) {
-  const T origin[3] = {T(row.i), T(row.j), T(k0)};
-  for (int d = 0; d < D; ++d) {
-    const int axis = d + 3 - D;
-    const T* ud = u + d * voxels + row.offset + k0;
-    const int32_t n = static_cast<int32_t>(s.image[axis]);
-    alignas(64) T c[kLanes];
-    if (lanes == kLanes) {
-      for (int l = 0; l < kLanes; ++l) c[l] = ud[l];
-    } else {
-      for (int l = 0; l < kLanes; ++l) c[l] = l < lanes ? ud[l] : T(0);
-    }
-    if (axis == 2)
-      for (int l = 0; l < kLanes; ++l) c[l] += static_cast<T>(l);
-    for (int l = 0; l < kLanes; ++l) {
-      const AxisSample<T> a = axis_sample<padding>(origin[axis] + c[l], n);
-      block.low[d][l] = a.low;
-      block.high[d][l] = a.high;
-      block.weight_low[d][l] = a.weight_low;
-      block.weight_high[d][l] = a.weight_high;
-      block.slope_low[d][l] = a.slope_low;
-      block.slope_high[d][l] = a.slope_high;
-    }
-  }
-}
-
-// The same for a full block whose samples are all inside the image; false for any other.
-template <int D, class Index, class T>
-inline bool locate_inside(InteriorBlock<D, kLanes, Index, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const int64_t (&size)[D]) {
-  if (lanes < kLanes) return false;
-  const T origin[3] = {T(row.i), T(row.j), T(k0)};
-  const T *axes[D], *first = u + row.offset + k0;
-  T origins[D];
-  for (int d = 0; d < D; ++d) axes[d] = first + d * voxels, origins[d] = origin[d + 3 - D];
-  return locate_interior(block, axes, origins, size);
-}
-
-template <int D>
-struct ImageSize {
-  int64_t n[D];
-  explicit ImageSize(const WarpSizes& s) { std::copy_n(s.image + 3 - D, D, n); }
-};
-
-// Lane-wise a + f(b - a) along k for the row of cells (i, j) of the image.
-template <class Index, int D, class T>
-inline void corner_pair(const Block<D, T>& block, const T* image, const Index* base, T fill, T* at_low, T* at_high) {
-  for (int l = 0; l < kLanes; ++l) {
-    at_low[l] = image[base[l] + block.low[D - 1][l]] - fill;
-    at_high[l] = image[base[l] + block.high[D - 1][l]] - fill;
-  }
-}
-
-// Calls visit(corner_i, corner_j, base) for the 2 (2-D) or 4 (3-D) rows of cells around the block.
-template <class Index, int D, class T, class Visit>
-inline void for_rows(const Block<D, T>& block, const WarpSizes& s, Visit&& visit) {
-  const Index stride_j = static_cast<Index>(s.image[2]), stride_i = static_cast<Index>(s.image[1] * s.image[2]);
-  for (int corner = 0; corner < (D == 3 ? 4 : 2); ++corner) {
-    alignas(64) Index base[kLanes];
-    const int ci = corner >> 1, cj = corner & 1;
-    const int32_t* row_j = cj ? block.high[D - 2] : block.low[D - 2];
-    if constexpr (D == 3) {
-      const int32_t* row_i = ci ? block.high[0] : block.low[0];
-      for (int l = 0; l < kLanes; ++l) base[l] = static_cast<Index>(row_i[l]) * stride_i + static_cast<Index>(row_j[l]) * stride_j;
-    } else {
-      for (int l = 0; l < kLanes; ++l) base[l] = static_cast<Index>(row_j[l]) * stride_j;
-    }
-    visit(ci, cj, base);
-  }
-}
-
-template <int D, class T>
-inline const T* pick(const T (&low)[D][kLanes], const T (&high)[D][kLanes], int d, int upper) {
-  return upper ? high[d] : low[d];
-}
 
 // target += source for the lanes in use.
 template <class T>
@@ -121,36 +25,20 @@ inline void add_lanes(const T* source, T* target, int lanes) {
 template <class Index, int D, Padding padding, class T>
 void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
-  const ImageSize<D> size(s);
-  Block<D, T> block;
-  InteriorBlock<D, kLanes, Index, T> interior;
+  WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
-      const bool inside = locate_inside(interior, u + row.b * D * voxels, voxels, row, k0, lanes, size.n);
-      if (!inside) locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      block.locate(u + row.b * D * voxels, row, k0, lanes);
       for (int64_t c = 0; c < s.channels; ++c) {
-        const T* channel = image + (row.b * s.channels + c) * image_voxels;
-        alignas(64) T sum[kLanes] = {};
-        if (inside) {
-          sample_interior(interior, channel, size.n, sum);
-          for (int l = 0; l < kLanes; ++l) sum[l] -= fill;
-        } else for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
-          alignas(64) T low[kLanes], high[kLanes];
-          corner_pair<Index>(block, channel, base, fill, low, high);
-          const T* wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj);
-          const T* wi = pick<D>(block.weight_low, block.weight_high, 0, ci);
-          for (int l = 0; l < kLanes; ++l) {
-            const T along = block.weight_low[D - 1][l] * low[l] + block.weight_high[D - 1][l] * high[l];
-            sum[l] += (D == 3 ? wi[l] * wj[l] : wj[l]) * along;
-          }
-        });
+        alignas(64) T value[kLanes];
+        block.template sample<true, false>(image + (row.b * s.channels + c) * image_voxels, fill, value, nullptr);
         T* target = out + (row.b * s.channels + c) * voxels + row.offset + k0;
         if (lanes == kLanes) {
-          for (int l = 0; l < kLanes; ++l) target[l] = sum[l] + fill;
+          for (int l = 0; l < kLanes; ++l) target[l] = value[l];
         } else {
-          for (int l = 0; l < lanes; ++l) target[l] = sum[l] + fill;
+          for (int l = 0; l < lanes; ++l) target[l] = value[l];
         }
         if (compose) add_lanes(u + (row.b * D + c) * voxels + row.offset + k0, target, lanes);
       }
@@ -161,45 +49,22 @@ void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill
 template <class Index, int D, Padding padding, class T>
 void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
-  const ImageSize<D> size(s);
-  Block<D, T> block;
-  InteriorBlock<D, kLanes, Index, T> interior;
+  WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
-      const bool inside = locate_inside(interior, u + row.b * D * voxels, voxels, row, k0, lanes, size.n);
-      if (!inside) locate<D, padding>(block, u + row.b * D * voxels, voxels, row, k0, lanes, s);
+      block.locate(u + row.b * D * voxels, row, k0, lanes);
       alignas(64) T total[D][kLanes] = {};
       for (int64_t c = 0; c < s.channels; ++c) {
-        const T* channel = image + (row.b * s.channels + c) * image_voxels;
         const T* g_row = grad_out + (row.b * s.channels + c) * voxels + row.offset + k0;
-        alignas(64) T g[kLanes];
+        alignas(64) T g[kLanes], slope[D][kLanes];
         if (lanes == kLanes) {
           for (int l = 0; l < kLanes; ++l) g[l] = g_row[l];
         } else {
           for (int l = 0; l < kLanes; ++l) g[l] = l < lanes ? g_row[l] : T(0);
         }
-        alignas(64) T slope[D][kLanes] = {};
-        if (inside) slope_interior(interior, channel, size.n, slope);
-        else for_rows<Index>(block, s, [&](int ci, int cj, const Index* base) {
-          alignas(64) T low[kLanes], high[kLanes];
-          corner_pair<Index>(block, channel, base, fill, low, high);
-          const T *wj = pick<D>(block.weight_low, block.weight_high, D - 2, cj), *sj = pick<D>(block.slope_low, block.slope_high, D - 2, cj);
-          const T *wi = pick<D>(block.weight_low, block.weight_high, 0, ci), *si = pick<D>(block.slope_low, block.slope_high, 0, ci);
-          for (int l = 0; l < kLanes; ++l) {
-            const T value = block.weight_low[D - 1][l] * low[l] + block.weight_high[D - 1][l] * high[l];
-            const T along = block.slope_low[D - 1][l] * low[l] + block.slope_high[D - 1][l] * high[l];
-            if constexpr (D == 3) {
-              slope[0][l] += si[l] * wj[l] * value;
-              slope[1][l] += wi[l] * sj[l] * value;
-              slope[2][l] += wi[l] * wj[l] * along;
-            } else {
-              slope[0][l] += sj[l] * value;
-              slope[1][l] += wj[l] * along;
-            }
-          }
-        });
+        block.template sample<false, true>(image + (row.b * s.channels + c) * image_voxels, fill, nullptr, slope);
         for (int d = 0; d < D; ++d)
           for (int l = 0; l < kLanes; ++l) total[d][l] += g[l] * slope[d][l];
       }
@@ -262,27 +127,6 @@ void row_reach(const T* u, const WarpSizes& s, int64_t r, int32_t& low, int32_t&
     low = std::min(low, a.low);
     high = std::max(high, a.high);
   }
-}
-
-template <int D, class Call>
-void with_padding(int padding, Call&& call) {
-  switch (static_cast<Padding>(padding)) {
-    case Padding::zeros: return call(std::integral_constant<Padding, Padding::zeros>{});
-    case Padding::border: return call(std::integral_constant<Padding, Padding::border>{});
-    case Padding::extent: return call(std::integral_constant<Padding, Padding::extent>{});
-  }
-}
-
-// Calls call(D, padding, index type) as compile-time constants. Offsets within a channel fit 32 bits up to 2^31 voxels.
-template <class Call>
-void specialise(const WarpSizes& s, int padding, Call&& call) {
-  const bool wide = s.image_voxels() >= (int64_t(1) << 31);
-  auto by_index = [&](auto dims, auto pad) {
-    if (wide) call(dims, pad, int64_t{});
-    else call(dims, pad, int32_t{});
-  };
-  if (s.dims == 3) with_padding<3>(padding, [&](auto pad) { by_index(std::integral_constant<int, 3>{}, pad); });
-  else with_padding<2>(padding, [&](auto pad) { by_index(std::integral_constant<int, 2>{}, pad); });
 }
 
 template <int D, Padding padding, class T>

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import search
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def correlate_keypoints(
@@ -80,8 +80,11 @@ def _cpp_backward(grad, fixed, moving, keypoints, centers, *options_and_needs):
     return search.results(gradients, fixed, moving)
 
 
-register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp)
-register("correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward)
+register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp, triton=triton_kernel("correlate", "correlate_keypoints"))
+register(
+    "correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward,
+    triton=triton_kernel("correlate", "correlate_keypoints_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.search import METRICS
 
 
@@ -95,8 +95,11 @@ def _cpp_backward(grad, a, b, radius, stride, metric, need_a, need_b):
     return tuple(gradients)
 
 
-register("correlate_dense", reference=reference.correlate_dense, cpp=_cpp)
-register("correlate_dense_backward", reference=reference.correlate_dense_backward, cpp=_cpp_backward)
+register("correlate_dense", reference=reference.correlate_dense, cpp=_cpp, triton=triton_kernel("correlate_dense", "correlate_dense"))
+register(
+    "correlate_dense_backward", reference=reference.correlate_dense_backward, cpp=_cpp_backward,
+    triton=triton_kernel("correlate_dense", "correlate_dense_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

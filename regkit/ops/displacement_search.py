@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import native, search
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def expected_displacement(
@@ -131,9 +131,18 @@ def _cpp_best(fixed, moving, keypoints, centers, *options):
     return displacement
 
 
-register("expected_displacement", reference=reference.expected_displacement, cpp=_cpp)
-register("expected_displacement_backward", reference=reference.expected_displacement_backward, cpp=_cpp_backward)
-register("best_displacement", reference=reference.best_displacement, cpp=_cpp_best)
+register(
+    "expected_displacement", reference=reference.expected_displacement, cpp=_cpp,
+    triton=triton_kernel("displacement_search", "expected_displacement"),
+)  # fmt: skip
+register(
+    "expected_displacement_backward", reference=reference.expected_displacement_backward, cpp=_cpp_backward,
+    triton=triton_kernel("displacement_search", "expected_displacement_backward"),
+)  # fmt: skip
+register(
+    "best_displacement", reference=reference.best_displacement, cpp=_cpp_best,
+    triton=triton_kernel("displacement_search", "best_displacement"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

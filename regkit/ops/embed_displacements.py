@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, search
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def embed_displacements(
@@ -88,8 +88,14 @@ def _cpp_backward(grad, fixed, moving, keypoints, centers, basis, *options_and_n
     return search.results(gradients, fixed, moving, basis)
 
 
-register("embed_displacements", reference=reference.embed_displacements, cpp=_cpp)
-register("embed_displacements_backward", reference=reference.embed_displacements_backward, cpp=_cpp_backward)
+register(
+    "embed_displacements", reference=reference.embed_displacements, cpp=_cpp,
+    triton=triton_kernel("embed_displacements", "embed_displacements"),
+)  # fmt: skip
+register(
+    "embed_displacements_backward", reference=reference.embed_displacements_backward, cpp=_cpp_backward,
+    triton=triton_kernel("embed_displacements", "embed_displacements_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

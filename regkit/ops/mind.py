@@ -6,8 +6,17 @@ from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torch.Tensor:  # (B, 1, *spatial) -> (B, 12 or 4, *spatial)
+
+def mind_ssc(
+    image: torch.Tensor,  # (B, 1, *spatial)
+    *,
+    radius: int = 1,
+    dilation: int = 2,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> torch.Tensor:  # (B, 12 or 4, *spatial)
     """MIND-SSC descriptors: 12 channels in 3-D, 4 in 2-D, each 0 (unlike) to 1 (the most alike pair).
 
     Channel c compares two of the voxel's face neighbours s, s' at distance `dilation` voxels that are not opposite to each other:
@@ -16,9 +25,13 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torc
         q_c = D_c - min_c D_c,   V = mean_c q_c clamped to [1e-3, 1e3] * mean(V of this image),   mind_c = exp(-q_c / V)
 
     Neighbours are ordered -i, -k, -j, +k, +i, +j and channels are the pairs (later, earlier) among them, as ConvexAdam's before its last
-    permutation. A constant image gives 1. The descriptors have the image's dtype; they are computed in float32 (float64 for float64).
+    permutation. A constant image gives 1. Computed in float32 (float64 for float64).
     Differentiable once by the image: the exact derivative, with the mean of V that bounds it taken as a constant and, where distances tie,
     one of them as the minimum.
+
+    dtype: of the descriptors; the image's by default. Halves lose nothing that a cost volume would see.
+    channels_last: whether they lie in memory in torch.channels_last(_3d) order, a voxel's channels side by side, as one who compares
+        voxels wants them; the shape is the same.
 
     Source: Heinrich et al., MICCAI 2013; box form, radius 1 and dilation 2 as in ConvexAdam.
     Raises ValueError for shapes and options, TypeError for dtypes.
@@ -29,16 +42,31 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torc
         raise ValueError(f"image must have one channel, (B, 1, *spatial), but came as {tuple(image.shape)}")
     check.at_least(radius, "radius", 0)
     check.at_least(dilation, "dilation", 1)
-    return torch.ops.regkit.mind_ssc(image, radius, dilation)
+    dtype = image.dtype if dtype is None else dtype
+    if dtype not in (*DTYPES, image.dtype):
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, or the image's, but came as {dtype}")
+    return torch.ops.regkit.mind_ssc(image, radius, dilation, dtype, channels_last)
 
 
-torch.library.define("regkit::mind_ssc", "(Tensor image, int radius, int dilation) -> Tensor")
+torch.library.define("regkit::mind_ssc", "(Tensor image, int radius, int dilation, ScalarType dtype, bool channels_last) -> Tensor")
 torch.library.define("regkit::mind_ssc_backward", "(Tensor grad, Tensor image, int radius, int dilation) -> Tensor")
 
 
+def _empty(image: torch.Tensor, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
+    """Fresh descriptors of an image."""
+    shape = image.shape[0], 12 if image.dim() == 5 else 4, *image.shape[2:]
+    return torch.empty(shape, dtype=dtype, device=image.device, memory_format=_format(image, channels_last))
+
+
+def _format(x: torch.Tensor, channels_last: bool) -> torch.memory_format:
+    if not channels_last:
+        return torch.contiguous_format
+    return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+
+
 @torch.library.register_fake("regkit::mind_ssc")
-def _fake(image, radius, dilation):
-    return image.new_empty(_shape(image))
+def _fake(image, radius, dilation, dtype, channels_last):
+    return _empty(image, dtype, channels_last)
 
 
 @torch.library.register_fake("regkit::mind_ssc_backward")
@@ -46,26 +74,26 @@ def _fake_backward(grad, image, radius, dilation):
     return image.new_empty(image.shape)
 
 
-def _shape(image: torch.Tensor) -> tuple[int, ...]:
-    return image.shape[0], 12 if image.dim() == 5 else 4, *image.shape[2:]
-
-
-def _arguments(image: torch.Tensor, radius: int, dilation: int) -> tuple:
+def _arguments(image: torch.Tensor, radius: int, dilation: int, channels_last: bool) -> tuple:
     """What every launcher takes after its addresses."""
-    return image.dim() - 2, image.shape[0], native.sizes(image.shape[2:]), radius, dilation, torch.get_num_threads()
+    return image.dim() - 2, image.shape[0], native.sizes(image.shape[2:]), radius, dilation, channels_last, torch.get_num_threads()
 
 
-def _cpp(image, radius, dilation):
-    x, out = image.to(native.working_dtype(image)).contiguous(), image.new_empty(_shape(image))
-    native.function("mind_ssc", image.dtype)(native.address(x), native.address(out), *_arguments(image, radius, dilation))
-    return out
+def _cpp(image, radius, dilation, dtype, channels_last):
+    working = native.working_dtype(image)
+    stored = torch.float64 if working == torch.float64 else dtype  # the kernel stores float64 as such alone: it is for checks
+    x, out = image.to(working).contiguous(), _empty(image, stored, channels_last)
+    native.function("mind_ssc", stored)(*map(native.address, (x, out)), *_arguments(image, radius, dilation, channels_last))
+    return out.to(dtype)
 
 
 def _cpp_backward(grad, image, radius, dilation):
-    dtype = native.working_dtype(image)
-    g, x = grad.to(dtype).contiguous(), image.to(dtype).contiguous()
+    working = native.working_dtype(image)
+    stored = torch.float64 if working == torch.float64 else grad.dtype
+    channels_last = not grad.is_contiguous() and grad.is_contiguous(memory_format=_format(image, True))
+    g, x = grad.to(stored).contiguous(memory_format=_format(image, channels_last)), image.to(working).contiguous()
     out = torch.empty_like(x)
-    native.function("mind_ssc_backward", dtype)(*map(native.address, (g, x, out)), *_arguments(image, radius, dilation))
+    native.function("mind_ssc_backward", stored)(*map(native.address, (g, x, out)), *_arguments(image, radius, dilation, channels_last))
     return out.to(image.dtype)
 
 
@@ -74,12 +102,12 @@ register("mind_ssc_backward", reference=reference.mind_ssc_backward, cpp=_cpp_ba
 
 
 def _setup_context(ctx, inputs, output):
-    image, ctx.radius, ctx.dilation = inputs
+    image, ctx.radius, ctx.dilation, *_ = inputs
     ctx.save_for_backward(image)
 
 
 def _backward(ctx, grad):
-    return torch.ops.regkit.mind_ssc_backward(grad, *ctx.saved_tensors, ctx.radius, ctx.dilation), None, None
+    return torch.ops.regkit.mind_ssc_backward(grad, *ctx.saved_tensors, ctx.radius, ctx.dilation), None, None, None, None
 
 
 torch.library.register_autograd("regkit::mind_ssc", _backward, setup_context=_setup_context)

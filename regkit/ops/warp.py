@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 MODES = ("linear", "nearest")
 PADDINGS = ("zeros", "border", "extent")
@@ -120,9 +120,9 @@ def _cpp_nearest(image, displacement, padding, fill):
     return out
 
 
-register("warp", reference=reference.warp, cpp=_cpp)
-register("warp_backward", reference=reference.warp_backward, cpp=_cpp_backward)
-register("warp_nearest", reference=reference.warp_nearest, cpp=_cpp_nearest)
+register("warp", reference=reference.warp, cpp=_cpp, triton=triton_kernel("warp", "warp"))
+register("warp_backward", reference=reference.warp_backward, cpp=_cpp_backward, triton=triton_kernel("warp", "warp_backward"))
+register("warp_nearest", reference=reference.warp_nearest, cpp=_cpp_nearest, triton=triton_kernel("warp", "warp_nearest"))
 
 
 def _setup_context(ctx, inputs, output):

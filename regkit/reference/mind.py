@@ -54,10 +54,13 @@ def _normalised(x: torch.Tensor, radius: int, dilation: int):
     return q, at, raw, torch.clamp(raw, (1e-3 * mean).clamp_min(LEAST), (1e3 * mean).clamp_min(LEAST))
 
 
-def mind_ssc(image: torch.Tensor, radius: int, dilation: int) -> torch.Tensor:
+def mind_ssc(image: torch.Tensor, radius: int, dilation: int, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
     x = image[:, 0].to(torch.float64 if image.dtype == torch.float64 else torch.float32)
     q, _, _, variance = _normalised(x, radius, dilation)
-    return torch.exp(-q / variance).to(image.dtype)
+    memory_format = torch.contiguous_format
+    if channels_last:
+        memory_format = torch.channels_last_3d if image.dim() == 5 else torch.channels_last
+    return torch.exp(-q / variance).to(dtype).contiguous(memory_format=memory_format)
 
 
 def mind_ssc_backward(grad: torch.Tensor, image: torch.Tensor, radius: int, dilation: int) -> torch.Tensor:

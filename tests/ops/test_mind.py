@@ -159,7 +159,7 @@ def test_opcheck_and_compile():
     for dims in (2, 3):
         x = image(dims)
         for y in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2))
+            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2, torch.float16, True))
         torch.library.opcheck(torch.ops.regkit.mind_ssc_backward.default, (torch.rand_like(ops.mind_ssc(x)), x, 1, 2))
     compiled = torch.compile(lambda x: ops.mind_ssc(x * 2).square(), fullgraph=True, backend="aot_eager")
     assert_close("gradient", gradient(compiled, x), gradient(lambda x: ops.mind_ssc(x * 2).square(), x), 1e-6)

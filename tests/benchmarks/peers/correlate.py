@@ -31,6 +31,6 @@ def grouped_convolution_ssd(
 
 def _cubes(features: torch.Tensor, points: torch.Tensor, radius: int) -> torch.Tensor:
     """The cube of 2 radius + 1 voxels around each point, borders clamped: (n, C, w, w, w)."""
-    offsets = torch.arange(-radius, radius + 1)
+    offsets = torch.arange(-radius, radius + 1, device=points.device)
     i, j, k = ((points[:, d, None] + offsets).clamp(0, n - 1) for d, n in enumerate(features.shape[2:]))
     return features[0][:, i[:, :, None, None], j[:, None, :, None], k[:, None, None, :]].movedim(1, 0)

@@ -1,0 +1,25 @@
+"""Every Triton kernel compiles for GPUs of three makes, and none spills registers to memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+def test_every_kernel_compiles(target, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.kernels.ahead_of_time", target]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    compiled = [json.loads(line) for line in run.stdout.splitlines()]
+    assert {c["kernel"] for c in compiled} >= {f"regkit.kernels.warp.{name}" for name in ("_forward", "_grad_image", "_grad_displacement")}
+    spilled = [f"{c['kernel']} of {c['case']}: {c['stack']} bytes" for c in compiled if c.get("stack")]
+    assert not spilled, f"local memory used: {spilled}"
