@@ -1,5 +1,7 @@
 """MONAI's layers."""
 
+import warnings
+
 import torch
 
 
@@ -17,7 +19,8 @@ def warp(image: torch.Tensor, u: torch.Tensor) -> dict:
     """For `call_warp`: MONAI's warping block."""
     from monai.networks.blocks import Warp
 
-    return {"image": image, "u": u, "block": Warp(mode="bilinear", padding_mode="zeros")}
+    with warnings.catch_warnings(action="ignore"):  # that it uses torch's grid_sample
+        return {"image": image, "u": u, "block": Warp(mode="bilinear", padding_mode="zeros")}
 
 
 def call_warp(image: torch.Tensor, u: torch.Tensor, block: torch.nn.Module) -> torch.Tensor:
