@@ -69,7 +69,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
         "bending_energy": Case(lambda a: ops.bending_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
-        "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=2), (a, b)),
+        "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=4 - dims), (a, b)),
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
         "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
         "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
