@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -97,8 +97,13 @@ def _cpp_backward(grad, image, radius, dilation):
     return out.to(image.dtype)
 
 
-register("mind_ssc", reference=reference.mind_ssc, cpp=_cpp)
-register("mind_ssc_backward", reference=reference.mind_ssc_backward, cpp=_cpp_backward)
+register("mind_ssc", reference=reference.mind_ssc, cpp=_cpp, triton=triton_kernel("mind", "mind_ssc"))
+register(
+    "mind_ssc_backward",
+    reference=reference.mind_ssc_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("mind", "mind_ssc_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -40,6 +40,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     search = {"search_radius": 2, "patch_radius": 1, "center": center}
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
+    few = a[:1, :1, :3, :8].contiguous() if dims == 3 else a[:, :1].contiguous()  # for Triton's interpreter: mind_ssc takes seconds there
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
@@ -54,6 +55,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
         "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
         "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
+        # Plus the image, for where few voxels make descriptors that do not depend on it, and a gradient that is rounding.
+        "mind_ssc": Case(lambda m: ops.mind_ssc(m, radius=dims - 2, channels_last=dims == 3) + m, (few,)),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }
 
