@@ -3,13 +3,23 @@
 # (it is an editable one). PIP_CONSTRAINT and pip's other variables are honoured.
 
 PYTHON ?=# a Python >= 3.11 to build .venv from; found by itself when empty
+USE_PYTHON ?=# a Python whose packages are used as they are, in place of .venv
 FIXED ?=
 MOVING ?=
 OUT ?= demo-out
 ARGS ?=# passed on to pytest (test, gpu) or the benchmark runner (bench)
+GPU_SECONDS ?= 470# that `make gpu` may take, installing included; the tests at most half of them
+GPU_DATA ?= brain,features,x-ray# image sizes that `make gpu` measures
 
+BEGIN := $(shell date +%s)
 VENV := .venv
-BIN := $(VENV)/bin
+ifeq ($(USE_PYTHON),)
+PY := $(VENV)/bin/python
+READY := $(VENV)/installed
+else
+PY := $(USE_PYTHON)
+READY := build/installed-in-$(subst /,-,$(USE_PYTHON))
+endif
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: help demo test bench gpu lint clean
@@ -19,26 +29,34 @@ help:
 	@echo "make demo    register a phantom and show figures and report; FIXED=... MOVING=... registers your own scans, OUT=... (demo-out) takes the results"
 	@echo "make test    run the test suite; ARGS='-k warp' and the like go to pytest"
 	@echo "make bench   time every op beside its peers; ARGS='--only warp' selects, ARGS=--help lists the options"
-	@echo "make gpu     tests and benchmarks that need a GPU"
+	@echo "make gpu     on a GPU, the tests that need one and the benchmark, in less than 8 minutes"
 	@echo "make lint    check style with ruff"
 	@echo "make clean   remove .venv and all that was built"
+	@echo "USE_PYTHON=python3 with any of them takes that Python and the packages that it has in place of .venv, for machines without internet or"
+	@echo "             with a torch of their own; regkit alone is installed into it (editable; setuptools and pybind11 must be there)"
 
-demo: $(VENV)/installed
-	@$(BIN)/regkit demo -o "$(OUT)" $(if $(FIXED),-f "$(FIXED)") $(if $(MOVING),-m "$(MOVING)")
+demo: $(READY)
+	@$(PY) -m regkit.cli demo -o "$(OUT)" $(if $(FIXED),-f "$(FIXED)") $(if $(MOVING),-m "$(MOVING)")
 
-test: $(VENV)/installed
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY)
+	@$(PY) -m pytest $(ARGS)
 
-bench: $(VENV)/installed
-	@$(BIN)/python -m tests.benchmarks $(ARGS)
+bench: $(READY)
+	@$(PY) -m tests.benchmarks $(ARGS)
 
-gpu: $(VENV)/installed
-	@$(BIN)/python -c "$$CHECK_GPU"
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
-	@$(BIN)/python -m tests.benchmarks --device cuda
+# Test files without such a test stay out: what they import may be missing on a bare GPU machine. Kernels are compiled as tests run, in
+# several processes where pytest-xdist is there. A failed test does not keep the benchmark from running.
+gpu: $(READY)
+	@$(PY) -c "$$CHECK_GPU"
+	@failed=0; \
+	parallel=$$($(PY) -c "import importlib.util as util; print('-n 8' if util.find_spec('xdist') else '')"); \
+	timeout -s INT -k 20 $$(($(GPU_SECONDS) / 2)) $(PY) -m pytest -m gpu $$parallel $$(grep -rl "mark\.gpu" --include="test_*.py" tests) $(ARGS) || failed=1; \
+	left=$$(($(GPU_SECONDS) - $$(date +%s) + $(BEGIN))); \
+	$(PY) -m tests.benchmarks --device cuda --data $(GPU_DATA) --limit $$left || failed=1; \
+	exit $$failed
 
-lint: $(VENV)/installed-lint
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(if $(USE_PYTHON),,$(VENV)/installed-lint)
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info regkit/*.so .pytest_cache .ruff_cache .benchmarks
@@ -46,12 +64,17 @@ clean:
 
 $(VENV)/installed: $(VENV)/created $(SOURCES)
 	@echo "installing regkit and its dependencies into $(VENV) (first time: some minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
 $(VENV)/installed-lint: $(VENV)/created pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff
+	@$(PY) -m pip install --quiet --disable-pip-version-check ruff
 	@touch $@
+
+build/installed-in-%: $(SOURCES)
+	@echo "installing regkit, and nothing else, into the environment of $(PY)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
+	@mkdir -p build && touch $@
 
 $(VENV)/created:
 	@python="$(PYTHON)"; \

@@ -1,6 +1,9 @@
 """What every test shares: what cannot run here is skipped with its reason, which the header says first; and a seeded generator."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +15,9 @@ from regkit.ops.backends import interpreted
 # Triton decides when it is imported. Without a GPU its kernels run in its interpreter, on CPU tensors; with one they run there.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# torch.compile's cache on disk is keyed by the forward graph, and so would give back the backward of another version of an op.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="regkit-tests-")
+atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 
 def absent(marker: str) -> str | None:

@@ -234,7 +234,33 @@ def test_2d_result(tmp_path, folder):
 def test_doctor(capsys):
     assert run("doctor") == 0
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("torch", "instruction set", "threads", "why not cuda", "warp", "agrees with the reference"))
+    parts = (
+        "torch",
+        "instruction set",
+        "threads",
+        "CPU: cpp; GPU",
+        "why not cuda",
+        "TRITON_INTERPRET",
+        "not measured yet",
+        "agrees with the reference",
+    )
+    assert all(part in shown for part in parts)
+
+
+def test_doctor_tells_which_backend_was_faster(capsys, monkeypatch):
+    from regkit.ops import gpu_default
+
+    monkeypatch.setitem(gpu_default.FASTER, "warp", "triton")
+    monkeypatch.setattr(gpu_default, "MEASURED", "results.json (some GPU)")
+    assert run("doctor") == 0
+    shown = capsys.readouterr().out
+    assert "triton, the faster one" in shown and "the faster of those compared in results.json (some GPU)" in shown
+
+
+def test_doctor_names_the_op_that_lacks_the_wanted_backend(capsys, monkeypatch):
+    monkeypatch.setenv("REGKIT_BACKEND", "cuda")
+    assert run("doctor") == 1
+    assert "regkit.ops.warp has no cuda backend" in capsys.readouterr().out
 
 
 def test_doctor_finds_a_broken_op(capsys, monkeypatch):

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/exp.h"
 #include "core/inline.h"
 
 namespace regkit {

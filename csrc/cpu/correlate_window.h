@@ -10,11 +10,10 @@
 // vectors at each row.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
+#include "cpu/convert.h"
 #include "cpu/correlate.h"
-#include "cpu/lanes.h"
 
 namespace regkit {
 
@@ -108,13 +107,10 @@ template <class Stored>
 inline void copy_strided(const Stored* source, const Stored* end, int64_t stride, arithmetic<Stored>* target, int64_t n) {
   using T = arithmetic<Stored>;
   if (stride == 1) {
-    if constexpr (std::is_same_v<Stored, T>) {
-      if (end - source >= n + kLaneCount<T>) {
-        for (int64_t k = 0; k < n; k += kLaneCount<T>) store_lanes(target + k, load_lanes(source + k));
-        return;
-      }
-    }
-    for (int64_t k = 0; k < n; ++k) target[k] = load(source[k]);
+    int64_t k = 0;
+    if (end - source >= n + kLaneCount<T>)
+      for (; k < n; k += kLaneCount<T>) store_lanes(target + k, load_as_lanes(source + k));
+    for (; k < n; ++k) target[k] = load(source[k]);
   } else if (stride == 2) {
     for (int64_t k = 0; k < n; ++k) target[k] = load(source[2 * k]);
   } else {
@@ -122,39 +118,57 @@ inline void copy_strided(const Stored* source, const Stored* end, int64_t stride
   }
 }
 
+// One batch item of features: where a voxel's channel lies, and the end of the whole array.
+template <class Stored>
+struct FeatureImage {
+  const Stored *data, *array_end;
+  int64_t size[3], voxel_step, channel_step;
+
+  FeatureImage(const Features<Stored>& features, const int64_t* spatial, int64_t batch, int64_t channels, int64_t item) {
+    std::copy_n(spatial, 3, size);
+    const int64_t voxels = size[0] * size[1] * size[2];
+    data = features.data + item * channels * voxels;
+    array_end = features.data + batch * channels * voxels;
+    voxel_step = features.channels_last ? channels : 1;
+    channel_step = features.channels_last ? 1 : voxels;
+  }
+
+  const Stored* row(int64_t channel, int64_t i, int64_t j) const {
+    return data + channel * channel_step + (clamp_index(i, size[0]) * size[1] + clamp_index(j, size[1])) * size[2] * voxel_step;
+  }
+};
+
 // Gathers planes [begin, end) of the window of one phase around `center` from one channel; cells outside the image repeat its border.
 // Rows are written in ascending order, up to a vector beyond the last.
 template <class Stored>
-void gather_window(const SearchLayout& layout, const Phase& phase, const Stored* channel, const Stored* array_end, const int64_t* size,
+void gather_window(const SearchLayout& layout, const Phase& phase, const FeatureImage<Stored>& image, int64_t channel,
                    const Position& center, int64_t begin, int64_t end, arithmetic<Stored>* target) {
-  const int64_t stride = layout.stride, nk = layout.window[2];
+  const int64_t stride = layout.stride, nk = layout.window[2], size = image.size[2], step = image.voxel_step;
   int64_t start[3];
   for (int d = 0; d < 3; ++d) start[d] = center.at[d] + stride * layout.first[d] + phase.offset[d];
   // Cells [inside, outside) of a row lie in the image.
   const int64_t inside = start[2] >= 0 ? 0 : std::min(nk, (-start[2] + stride - 1) / stride);
-  const int64_t outside = start[2] >= size[2] ? inside : std::clamp((size[2] - 1 - start[2]) / stride + 1, inside, nk);
-  for (int64_t i = begin; i < end; ++i) {
-    const Stored* plane = channel + clamp_index(start[0] + stride * i, size[0]) * size[1] * size[2];
+  const int64_t outside = start[2] >= size ? inside : std::clamp((size - 1 - start[2]) / stride + 1, inside, nk);
+  for (int64_t i = begin; i < end; ++i)
     for (int64_t j = 0; j < layout.window[1]; ++j, target += nk) {
-      const Stored* row = plane + clamp_index(start[1] + stride * j, size[1]) * size[2];
+      const Stored* row = image.row(channel, start[0] + stride * i, start[1] + stride * j);
       for (int64_t k = 0; k < inside; ++k) target[k] = load(row[0]);
-      if (inside < outside) copy_strided(row + start[2] + stride * inside, array_end, stride, target + inside, outside - inside);
-      for (int64_t k = outside; k < nk; ++k) target[k] = load(row[size[2] - 1]);
+      if (inside < outside)
+        copy_strided(row + (start[2] + stride * inside) * step, image.array_end, stride * step, target + inside, outside - inside);
+      for (int64_t k = outside; k < nk; ++k) target[k] = load(row[(size - 1) * step]);
     }
-  }
 }
 
-// The fixed patch around a keypoint: `channels` times patch_count values.
+// The patch of `channels` around a keypoint, (channels, patch samples).
 template <class Stored>
-void gather_patch(const SearchLayout& layout, const Stored* fixed, int64_t channels, const int64_t* size, const Position& keypoint,
-                  arithmetic<Stored>* target) {
+void gather_patch(const SearchLayout& layout, const FeatureImage<Stored>& image, int64_t first_channel, int64_t channels,
+                  const Position& keypoint, arithmetic<Stored>* target) {
   const int64_t step = layout.patch_stride, *r = layout.patch_radius;
-  for (int64_t c = 0; c < channels; ++c, fixed += size[0] * size[1] * size[2])
+  for (int64_t c = first_channel; c < first_channel + channels; ++c)
     for (int64_t i = -r[0]; i <= r[0]; ++i)
       for (int64_t j = -r[1]; j <= r[1]; ++j) {
-        const Stored* row =
-            fixed + (clamp_index(keypoint.at[0] + step * i, size[0]) * size[1] + clamp_index(keypoint.at[1] + step * j, size[1])) * size[2];
-        for (int64_t k = -r[2]; k <= r[2]; ++k) *target++ = load(row[clamp_index(keypoint.at[2] + step * k, size[2])]);
+        const Stored* row = image.row(c, keypoint.at[0] + step * i, keypoint.at[1] + step * j);
+        for (int64_t k = -r[2]; k <= r[2]; ++k) *target++ = load(row[clamp_index(keypoint.at[2] + step * k, image.size[2]) * image.voxel_step]);
       }
 }
 

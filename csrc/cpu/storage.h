@@ -52,3 +52,6 @@ inline bfloat16 store<bfloat16>(float x) {
 }
 
 }  // namespace regkit
+
+// MACRO(S) for every dtype that images are stored in: the explicit instantiations of a kernel's templates.
+#define REGKIT_FOR_STORED(MACRO) MACRO(float) MACRO(double) MACRO(float16) MACRO(bfloat16)

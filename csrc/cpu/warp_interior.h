@@ -5,7 +5,10 @@
 // what the general path does. The formulas and their order are those of core/warp.h, so both paths give the same result.
 #pragma once
 #include <cstring>
+#include <utility>
 
+#include "core/inline.h"
+#include "cpu/lanes.h"
 #include "cpu/warp.h"
 
 namespace regkit {
@@ -18,24 +21,53 @@ struct InteriorBlock {
 
 // Fills the block from displacements `u` (one pointer an axis) of samples that start at `origin`; returns whether all of them are inside.
 template <int D, int lanes, class Index, class T>
-inline bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* const (&u)[D], const T (&origin)[D], const int64_t (&size)[D]) {
-  int32_t outside[lanes] = {};
-  for (int d = 0; d < D; ++d) {
-    const T last = static_cast<T>(size[d] - 1);
-    const Index n = static_cast<Index>(size[d]);
-    for (int l = 0; l < lanes; ++l) {
-      const T c = origin[d] + (d == D - 1 ? u[d][l] + static_cast<T>(l) : u[d][l]);
-      T x = c > 0 ? c : T(0);
-      x = x < last ? x : last;
-      const int32_t low = static_cast<int32_t>(x);
-      outside[l] |= !(c >= 0 && c < last);  // NaN is outside too
-      block.f[d][l] = x - static_cast<T>(low);
-      block.offset[l] = d == 0 ? static_cast<Index>(low) : block.offset[l] * n + static_cast<Index>(low);
+REGKIT_INLINE bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* const (&u)[D], const T (&origin)[D], const int64_t (&size)[D]) {
+  constexpr int L = kLaneCount<T>;
+  static_assert(lanes % L == 0);
+  typedef int32_t Integers __attribute__((vector_size(L * sizeof(int32_t))));
+  typedef Index Indices __attribute__((vector_size(L * sizeof(Index))));
+  Lanes<T> along = {};
+  for (int l = 0; l < L; ++l) along[l] = static_cast<T>(l);
+  auto inside = along == along;
+  for (int first = 0; first < lanes; first += L) {
+    Indices offset = {};
+    for (int d = 0; d < D; ++d) {
+      Lanes<T> c = load_lanes(u[d] + first);
+      if (d == D - 1) c += along + static_cast<T>(first);
+      c += origin[d];
+      const auto in = (c >= 0) & (c < static_cast<T>(size[d] - 1));  // NaN is outside
+      inside &= in;
+      const Lanes<T> x = in ? c : Lanes<T>{};
+      const Integers low = __builtin_convertvector(x, Integers);
+      store_lanes(block.f[d] + first, x - __builtin_convertvector(low, Lanes<T>));
+      offset = offset * static_cast<Index>(size[d]) + __builtin_convertvector(low, Indices);
     }
+    std::memcpy(block.offset + first, &offset, sizeof offset);
   }
-  int32_t any = 0;
-  for (int l = 0; l < lanes; ++l) any |= outside[l];
-  return any == 0;
+  auto all = inside[0];
+  for (int l = 1; l < L; ++l) all &= inside[l];
+  return all != 0;
+}
+
+// low[l] = row[offset[l]], high[l] = row[offset[l] + 1] for one register of lanes; I = 0 ... half a register. A pair of float32 is loaded as one
+// number of twice the width, so that pairs are put together in registers and not by way of memory, where wide loads wait for narrow stores.
+template <class Index, size_t... I>
+REGKIT_INLINE void load_pairs(const float* row, const Index* offset, float* low, float* high, std::index_sequence<I...>) {
+  constexpr int half = sizeof...(I);
+  const auto pair = [&](size_t l) __attribute__((always_inline)) {
+    double both;
+    std::memcpy(&both, row + offset[l], sizeof both);
+    return both;
+  };
+  const Lanes<double> lower = {pair(I)...}, upper = {pair(half + I)...};
+  const Lanes<float> a = (Lanes<float>)lower, b = (Lanes<float>)upper;
+  store_lanes(low, __builtin_shufflevector(a, b, (2 * static_cast<int>(I))..., (2 * half + 2 * static_cast<int>(I))...));
+  store_lanes(high, __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)..., (2 * half + 2 * static_cast<int>(I) + 1)...));
+}
+
+template <class Index, size_t... I>
+REGKIT_INLINE void load_pairs(const double* row, const Index* offset, double* low, double* high, std::index_sequence<I...>) {
+  for (int l = 0; l < kLaneCount<double>; ++l) low[l] = row[offset[l]], high[l] = row[offset[l] + 1];
 }
 
 // The cells of every sample: low[r] and high[r] along k, for the 2^(D-1) rows r of cells (bit 0 is the upper one along j, bit 1 along i).
@@ -46,20 +78,17 @@ struct InteriorCells {
 };
 
 template <int D, int lanes, class Index, class T>
-inline void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
-  constexpr int rows = InteriorCells<D, lanes, T>::rows;
-  alignas(64) T pairs[rows][2 * lanes];
-  for (int r = 0; r < rows; ++r) {
+REGKIT_INLINE void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
+  constexpr int L = kLaneCount<T>;
+  for (int r = 0; r < InteriorCells<D, lanes, T>::rows; ++r) {
     const T* row = image + (r & 1) * size[D - 1] + (r >> 1) * size[D - 1] * size[D - 2];
-    for (int l = 0; l < lanes; ++l) std::memcpy(pairs[r] + 2 * l, row + block.offset[l], 2 * sizeof(T));
+    for (int l = 0; l < lanes; l += L) load_pairs(row, block.offset + l, cells.low[r] + l, cells.high[r] + l, std::make_index_sequence<L / 2>{});
   }
-  for (int r = 0; r < rows; ++r)
-    for (int l = 0; l < lanes; ++l) cells.low[r][l] = pairs[r][2 * l], cells.high[r][l] = pairs[r][2 * l + 1];
 }
 
 // value = image(x + u(x))
 template <int D, int lanes, class Index, class T>
-inline void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T* value) {
+REGKIT_INLINE void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T* value) {
   constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {
@@ -75,7 +104,7 @@ inline void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const
 
 // slope[d] = derivative of image(x + u(x)) by component d of u
 template <int D, int lanes, class Index, class T>
-inline void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T (*slope)[lanes]) {
+REGKIT_INLINE void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T (*slope)[lanes]) {
   constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {

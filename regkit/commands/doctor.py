@@ -103,24 +103,37 @@ def backends() -> list[Finding]:
     import torch
 
     from regkit.ops import backends as choice
+    from regkit.ops import gpu_default
 
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    found, missing = [], set(choice.BACKENDS)
+    gpu = torch.cuda.is_available()
+    found, had = [], set()
     for op in op_names():
         have = choice.available(op)
-        missing -= set(have)
+        had |= set(have)
         try:
-            taken = ", ".join(f"{device}: {choice.choose(op, device)}" for device in devices)
-            found.append((op, f"{taken} (has {', '.join(have)})", True))
+            on_gpu = choice.choose(op, "cuda") if gpu else next(name for name in choice.preferred(op, "cuda") if name in have)
+            why = ", the faster one" if op in gpu_default.FASTER else ""
+            found.append((op, f"CPU: {choice.choose(op, 'cpu')}; GPU{'' if gpu else ' (none here)'}: {on_gpu}{why}", True))
         except (NotImplementedError, ValueError) as error:
             found.append((op, str(error), False))
     reasons = {
-        "reference": "plain torch, the specification, slow; taken on request: REGKIT_BACKEND=reference or regkit.ops.backend",
-        "cpp": "the C++ extension is not built" if "cpp" in missing else "runs on CPU tensors only",
-        "cuda": "no CUDA kernels in this build" if "cuda" in missing else "runs on CUDA tensors only",
-        "triton": "no Triton kernels in this build" if "triton" in missing else "runs on CUDA tensors only",
+        "reference": "plain torch, the specification, slow; taken on request (REGKIT_BACKEND, regkit.ops.backend) or for want of others",
+        "cpp": "runs on CPU tensors only",
+        "cuda": "runs on GPU tensors only" if "cuda" in had else "no CUDA kernels in this build",
+        "triton": why_not_triton("triton" in had, gpu, choice.interpreted()),
     }
-    return found + [(f"why not {name}", reasons[name], True) for name in choice.BACKENDS]
+    order = f"in order of preference: {', '.join(choice.PREFERENCE['cuda'])}"
+    chosen = f"the faster of those compared in {gpu_default.MEASURED}; else {order}" if gpu_default.FASTER else f"not measured yet: {order}"
+    return [*found, *((f"why not {name}", reasons[name], True) for name in choice.BACKENDS), ("choice on GPUs", chosen, True)]
+
+
+def why_not_triton(installed: bool, gpu: bool, interpreted: bool) -> str:
+    if not installed:
+        return "Triton is not installed: pip install triton (Linux)"
+    if gpu:
+        return "runs on GPU tensors only"
+    interpreter = "it is" if interpreted else "it is not"
+    return f"no GPU; on the CPU only in Triton's interpreter, slowly and on request, when TRITON_INTERPRET=1 is set ({interpreter})"
 
 
 def op_names() -> list[str]:
@@ -146,8 +159,12 @@ def self_test() -> list[Finding]:
         "warp": lambda: ops.warp(image, u),
         "lncc": lambda: ops.lncc(image, other, window=5),
         "compose": lambda: ops.compose(u, v),
+        "integrate_velocity": lambda: ops.integrate_velocity(u),
+        "invert": lambda: ops.invert(0.2 * u),
         "jacobian_determinant": lambda: ops.jacobian_determinant(u),
+        "jacobian_summary": lambda: torch.stack(ops.jacobian_summary(0.3 * u)),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
+        "bending_energy": lambda: ops.bending_energy(u),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),
         "smooth": lambda: ops.smooth(u),
         "upsample": lambda: ops.upsample(u, (17, 25, 21), 2.0),

@@ -1,12 +1,11 @@
 """How a displacement changes volume: its Jacobian determinant, and what the field reports of it."""
 
-import numpy as np
 import torch
 
 from regkit import ops
 from regkit.metrics.masks import mask_array
 
-_SMALLEST = 1e-9
+_FIGURES = ("folds", "det_min", "det_max", "sdlogj", "sdlogj_learn2reg")
 
 
 def jacobian_summary(displacement: torch.Tensor, mask: object = None) -> dict[str, float]:
@@ -27,21 +26,7 @@ def jacobian_summary(displacement: torch.Tensor, mask: object = None) -> dict[st
 
         Standard deviations are over the population. What no voxel is left for is NaN.
     """
-    spatial = tuple(displacement.shape[2:])
-    determinant = ops.jacobian_determinant(displacement.detach())[0, 0].cpu().numpy()
-    chosen = mask_array(mask, spatial)
-    inner = (slice(2, -2),) * len(spatial)
-    values = determinant.ravel() if chosen is None else determinant[chosen]
-    shifted = determinant[inner].ravel() if chosen is None else determinant[inner][chosen[inner]]
-    positive = values[values > 0]
-    return {
-        "folds": float((values <= 0).mean()) if values.size else float("nan"),
-        "det_min": float(values.min()) if values.size else float("nan"),
-        "det_max": float(values.max()) if values.size else float("nan"),
-        "sdlogj": _deviation(np.log(positive.clip(min=_SMALLEST))),
-        "sdlogj_learn2reg": _deviation(np.log((shifted + 3).clip(_SMALLEST, 1e9))),
-    }
-
-
-def _deviation(values: np.ndarray) -> float:
-    return float(values.std(dtype=np.float64)) if values.size else float("nan")
+    u = displacement.detach()
+    chosen = mask_array(mask, tuple(u.shape[2:]))
+    summary = ops.jacobian_summary(u, mask=None if chosen is None else torch.from_numpy(chosen).to(u.device)[None, None])
+    return {name: float(getattr(summary, name)) for name in _FIGURES}

@@ -11,13 +11,19 @@ from regkit.ops.correlate_dense import correlate_dense
 from regkit.ops.diffusion import diffusion_energy
 from regkit.ops.displacement_search import best_displacement, expected_displacement
 from regkit.ops.embed_displacements import embed_displacements
+from regkit.ops.integrate import integrate_velocity
+from regkit.ops.invert import invert
 from regkit.ops.jacobian import jacobian_determinant
 from regkit.ops.jacobian_summary import JacobianSummary, jacobian_summary
 from regkit.ops.lncc import lncc
 from regkit.ops.mind import mind_ssc
+from regkit.ops.similarity_maps import similarity_maps
 from regkit.ops.smooth import smooth
+from regkit.ops.soft_dice import soft_dice
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
+from regkit.ops.warp_labels import warp_labels
+from regkit.ops.warp_lncc import warp_lncc
 
 __all__ = [
     "JacobianSummary",
@@ -31,11 +37,17 @@ __all__ = [
     "diffusion_energy",
     "embed_displacements",
     "expected_displacement",
+    "integrate_velocity",
+    "invert",
     "jacobian_determinant",
     "jacobian_summary",
     "lncc",
     "mind_ssc",
+    "similarity_maps",
     "smooth",
+    "soft_dice",
     "upsample",
     "warp",
+    "warp_labels",
+    "warp_lncc",
 ]

@@ -1,6 +1,7 @@
 """Which implementation an op takes.
 
-Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp.
+Backends: `reference` (plain torch, any device), `cpp` (CPU), and on GPUs `cuda` (CUDA C++) and `triton`. CPU tensors take cpp; on GPUs the
+faster backend is taken where they were compared (gpu_default.py), else the first in order of PREFERENCE.
 `backend("reference")` as a context manager, or the environment variable REGKIT_BACKEND, overrides the choice. An op that lacks the wanted
 backend raises; nothing falls back silently.
 
@@ -10,35 +11,37 @@ Triton kernels run on CPU tensors too where TRITON_INTERPRET=1 is set: slowly, i
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 
+from regkit.ops import gpu_default
+
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp",), "cuda": ("cuda", "triton", "reference")}
 
-_override: ContextVar[str | None] = ContextVar("regkit_backend", default=None)
+_overrides: dict[object, str] = {}  # the last one counts, in all threads: torch runs backward passes on a GPU in threads of its own
 _implementations: dict[str, dict[str, Callable]] = {}
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Within this context every op takes the backend `name` (reference, cpp, cuda or triton)."""
+    """Within this context every op takes the backend `name` (reference, cpp, cuda or triton), in all threads."""
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    token = _override.set(name)
+    key = object()
+    _overrides[key] = name
     try:
         yield
     finally:
-        _override.reset(token)
+        del _overrides[key]
 
 
 def requested() -> str | None:
     """The backend asked for by the context manager or REGKIT_BACKEND, or None for the automatic choice."""
-    name = _override.get() or os.environ.get("REGKIT_BACKEND")
+    name = next(reversed(_overrides.values()), None) or os.environ.get("REGKIT_BACKEND")
     if name and name not in BACKENDS:
         raise ValueError(f"REGKIT_BACKEND={name} is unknown; choose one of {', '.join(BACKENDS)}")
     return name
@@ -49,12 +52,24 @@ def available(op: str) -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if name in _implementations.get(op, {}))
 
 
+def registered() -> tuple[str, ...]:
+    """All ops that are connected to backends, public or not: warp, warp_backward, ..."""
+    return tuple(_implementations)
+
+
+def preferred(op: str, device_type: str) -> tuple[str, ...]:
+    """The backends that `op` takes on a device if it has them, the first first."""
+    order = PREFERENCE.get(device_type, ("reference",))
+    measured = gpu_default.FASTER.get(op) if device_type == "cuda" else None
+    return (measured, *order) if measured else order
+
+
 def choose(op: str, device_type: str) -> str:
     """The backend that `op` takes on a device; raises NotImplementedError with the reason where the one asked for cannot serve."""
     have = available(op)
     name = requested()
     if name is None:
-        name = next((n for n in PREFERENCE.get(device_type, ("reference",)) if n in have), "reference")
+        name = next((n for n in preferred(op, device_type) if n in have), "reference")
     if name not in have:
         raise NotImplementedError(f"regkit.ops.{op} has no {name} backend; it has {', '.join(have)}")
     on_cpu = name in ("reference", "cpp") or name == "triton" and interpreted()

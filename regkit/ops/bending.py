@@ -6,7 +6,8 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
+from regkit.ops.scaled import chained
 
 
 def bending_energy(
@@ -68,7 +69,9 @@ def _cpp(u, spacing, need_gradient):
     return (energy / x.numel()).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register("bending_energy", reference=reference.bending_energy, cpp=_cpp)
+register(
+    "bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy")
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -82,8 +85,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None or not ctx.need_gradient:
         return None, None, None
-    # As in diffusion_energy: in the working dtype until it is multiplied.
-    return (grad * ctx.saved_tensors[0]).to(ctx.dtype), None, None
+    return chained(grad, ctx.saved_tensors[0], ctx.dtype), None, None
 
 
 torch.library.register_autograd("regkit::bending_energy", _backward, setup_context=_setup_context)

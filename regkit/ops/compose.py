@@ -3,11 +3,8 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native
+from regkit.ops import check, native, packed
 from regkit.ops.backends import register
-from regkit.ops.warp import PADDINGS
-
-BORDER = PADDINGS.index("border")
 
 
 def compose(
@@ -49,31 +46,28 @@ def _fake_backward(grad, u, v, need_u, need_v):
 
 
 def _geometry(u: torch.Tensor, v: torch.Tensor) -> tuple:
-    return v.shape[1], v.shape[0], v.shape[1], native.sizes(u.shape[2:]), native.sizes(v.shape[2:])
+    return v.shape[1], v.shape[0], native.sizes(u.shape[2:]), native.sizes(v.shape[2:]), torch.get_num_threads()
 
 
 def _cpp(u, v):
     dtype = native.working_dtype(u, v)
-    x, y = u.to(dtype).contiguous(), v.to(dtype).contiguous()
+    x, y = packed.pack(u.to(dtype).contiguous()), v.to(dtype).contiguous()
     out = torch.empty_like(y)
-    native.function("warp", dtype)(*map(native.address, (x, y, out)), *_geometry(u, v), BORDER, 0.0, True, torch.get_num_threads())
+    native.function("field_compose", dtype)(native.address(x), native.address(y), False, native.address(out), False, *_geometry(u, v))
     return out.to(torch.promote_types(u.dtype, v.dtype))
 
 
 def _cpp_backward(grad, u, v, need_u, need_v):
     dtype = native.working_dtype(u, v)
     g, y = grad.to(dtype).contiguous(), v.to(dtype).contiguous()
-    geometry, threads = _geometry(u, v), torch.get_num_threads()
-    grad_u, grad_v = u.new_empty(0), v.new_empty(0)
-    if need_u:
-        out = g.new_empty(u.shape)
-        native.function("warp_grad_image", dtype)(*map(native.address, (g, y, out)), *geometry, BORDER, threads)
-        grad_u = out.to(u.dtype)
-    if need_v:
-        x, out = u.to(dtype).contiguous(), torch.empty_like(y)
-        native.function("warp_grad_displacement", dtype)(*map(native.address, (g, x, y, out)), *geometry, BORDER, 0.0, True, threads)
-        grad_v = out.to(v.dtype)
-    return grad_u, grad_v
+    x = packed.pack(u.to(dtype).contiguous()) if need_v else None
+    sums, grad_v = packed.sums(u.to(dtype)) if need_u else None, torch.empty_like(y) if need_v else v.new_empty(0)
+    native.function("field_compose_backward", dtype)(
+        native.address(g), True, native.address(x), native.address(y), False, native.address(sums),
+        native.address(grad_v if need_v else None), *_geometry(u, v),
+    )  # fmt: skip
+    grad_u = packed.unpack_sums(sums, u.shape).to(u.dtype) if need_u else u.new_empty(0)
+    return grad_u, grad_v.to(v.dtype)
 
 
 register("compose", reference=reference.compose, cpp=_cpp)

@@ -3,8 +3,8 @@
 import torch
 
 from regkit import reference
-from regkit.ops import native, search
-from regkit.ops.backends import register
+from regkit.ops import search
+from regkit.ops.backends import register, triton_kernel
 
 
 def correlate_keypoints(
@@ -31,7 +31,7 @@ def correlate_keypoints(
     center: where the search cube of each keypoint lies in the moving image; the keypoint itself by default.
     Positions are rounded to the nearest voxel, halves up (NaN: 0). Samples outside an image take its border's value. Computed in float32
     (float64 if an input is float64); the result has the fixed features' dtype. Differentiable once by both features, not by positions.
-    Forward needs no memory but the result; the backward of cosine needs two more tensors of that size.
+    Neither forward nor backward needs memory of the result's size but the result and its gradient.
 
     Source: the dissimilarity map of Hansen & Heinrich 2020 (times their alpha), GraphRegNet, corrField.
     Raises ValueError for shapes and options, TypeError for dtypes.
@@ -66,35 +66,25 @@ def _shape(fixed: torch.Tensor, keypoints: torch.Tensor, search_radius: int) -> 
 
 
 def _cpp(fixed, moving, keypoints, centers, *options):
-    f, m, k, c = search.inputs(fixed, moving, keypoints, centers)
-    out = f.new_empty(_shape(fixed, keypoints, options[0]))
-    native.function("correlate", f.dtype)(*map(native.address, (f, m, k, c, out)), *search.arguments(f, m, k, *options))
+    launch = search.Launch(fixed, moving, keypoints, centers, options)
+    out = fixed.new_empty(_shape(fixed, keypoints, options[0]), dtype=launch.stored)
+    launch("correlate", out)
     return out.to(fixed.dtype)
 
 
 def _cpp_backward(grad, fixed, moving, keypoints, centers, *options_and_needs):
     *options, need_fixed, need_moving = options_and_needs
-    inputs = search.inputs(fixed, moving, keypoints, centers)
-    arguments = search.arguments(*inputs[:3], *options)
-    stored, dtype = inputs[0].dtype, native.working_dtype(fixed, moving)
-    alpha, beta, gamma = grad.to(dtype).contiguous(), None, None
-    if search.METRICS[options[-1]] == "cosine":
-        g, alpha, beta, gamma = alpha, torch.empty_like(alpha), torch.empty_like(alpha), alpha.new_empty(alpha.shape[:2])
-        native.function("correlate_cosine_terms", stored)(*map(native.address, (*inputs, g, alpha, beta, gamma)), *arguments)
-    grad_fixed, grad_moving = fixed.new_empty(0), moving.new_empty(0)
-    if need_fixed:
-        out = alpha.new_empty(fixed.shape)
-        native.function("correlate_grad_fixed", stored)(*map(native.address, (*inputs, alpha, gamma, out)), *arguments)
-        grad_fixed = out.to(fixed.dtype)
-    if need_moving:
-        out = alpha.new_empty(moving.shape)
-        native.function("correlate_grad_moving", stored)(*map(native.address, (*inputs, alpha, beta, out)), *arguments)
-        grad_moving = out.to(moving.dtype)
-    return grad_fixed, grad_moving
+    launch = search.Launch(fixed, moving, keypoints, centers, options)
+    gradients = launch.gradients((fixed, need_fixed), (moving, need_moving))
+    launch("correlate_backward", grad.to(launch.dtype).contiguous(), *gradients)
+    return search.results(gradients, fixed, moving)
 
 
-register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp)
-register("correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward)
+register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp, triton=triton_kernel("correlate", "correlate_keypoints"))
+register(
+    "correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward,
+    triton=triton_kernel("correlate", "correlate_keypoints_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

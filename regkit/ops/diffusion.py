@@ -6,7 +6,8 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
+from regkit.ops.scaled import chained
 
 
 def diffusion_energy(
@@ -61,7 +62,9 @@ def _cpp(u, spacing, need_gradient):
     return (energy / count).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register("diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp)
+register(
+    "diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp, triton=triton_kernel("diffusion", "diffusion_energy")
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -75,9 +78,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None or not ctx.need_gradient:
         return None, None, None
-    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
-    # underflow.
-    return (grad * ctx.saved_tensors[0]).to(ctx.dtype), None, None
+    return chained(grad, ctx.saved_tensors[0], ctx.dtype), None, None
 
 
 torch.library.register_autograd("regkit::diffusion_energy", _backward, setup_context=_setup_context)

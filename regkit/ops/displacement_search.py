@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import native, search
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def expected_displacement(
@@ -71,6 +71,7 @@ def best_displacement(
     tensors, options = search.checked(
         fixed_features, moving_features, keypoints, center, search_radius, stride, patch_radius, patch_stride, metric
     )
+    tensors = [tensor.detach() for tensor in tensors]  # the op has no gradient
     displacement = torch.ops.regkit.best_displacement(*tensors, *options)
     return displacement if center is None else displacement + (tensors[3] - tensors[2])
 
@@ -106,9 +107,42 @@ def _fake_best(fixed, moving, keypoints, centers, search_radius, stride, patch_r
     return fixed.new_empty(keypoints.shape, dtype=native.working_dtype(fixed, moving))
 
 
-register("expected_displacement", reference=reference.expected_displacement)
-register("expected_displacement_backward", reference=reference.expected_displacement_backward)
-register("best_displacement", reference=reference.best_displacement)
+def _cpp(fixed, moving, keypoints, centers, *options_and_sharpness):
+    *options, sharpness = options_and_sharpness
+    launch = search.Launch(fixed, moving, keypoints, centers, options)
+    displacement, logsumexp = (fixed.new_empty(shape, dtype=launch.dtype) for shape in (keypoints.shape, keypoints.shape[:2]))
+    launch("expected_displacement", sharpness, displacement, logsumexp)
+    return displacement, logsumexp
+
+
+def _cpp_backward(grad, displacement, logsumexp, fixed, moving, keypoints, centers, *rest):
+    *options, sharpness, need_fixed, need_moving = rest
+    launch = search.Launch(fixed, moving, keypoints, centers, options)
+    gradients = launch.gradients((fixed, need_fixed), (moving, need_moving))
+    saved = (x.to(launch.dtype).contiguous() for x in (grad, displacement, logsumexp))
+    launch("expected_displacement_backward", sharpness, *saved, *gradients)
+    return search.results(gradients, fixed, moving)
+
+
+def _cpp_best(fixed, moving, keypoints, centers, *options):
+    launch = search.Launch(fixed, moving, keypoints, centers, options)
+    displacement = fixed.new_empty(keypoints.shape, dtype=launch.dtype)
+    launch("best_displacement", displacement)
+    return displacement
+
+
+register(
+    "expected_displacement", reference=reference.expected_displacement, cpp=_cpp,
+    triton=triton_kernel("displacement_search", "expected_displacement"),
+)  # fmt: skip
+register(
+    "expected_displacement_backward", reference=reference.expected_displacement_backward, cpp=_cpp_backward,
+    triton=triton_kernel("displacement_search", "expected_displacement_backward"),
+)  # fmt: skip
+register(
+    "best_displacement", reference=reference.best_displacement, cpp=_cpp_best,
+    triton=triton_kernel("displacement_search", "best_displacement"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

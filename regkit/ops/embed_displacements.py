@@ -3,8 +3,8 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, search
-from regkit.ops.backends import register
+from regkit.ops import check, native, search
+from regkit.ops.backends import register, triton_kernel
 
 
 def embed_displacements(
@@ -66,8 +66,36 @@ def _fake_backward(
     return tuple(x.new_empty(x.shape if need else 0) for x, need in wanted)
 
 
-register("embed_displacements", reference=reference.embed_displacements)
-register("embed_displacements_backward", reference=reference.embed_displacements_backward)
+def _launch(fixed, moving, keypoints, centers, basis, options) -> tuple[search.Launch, torch.Tensor]:
+    """The launch, and the basis as it takes it."""
+    wide = native.working_dtype(fixed, moving, basis) == torch.float64
+    launch = search.Launch(fixed, moving, keypoints, centers, options, wide)
+    return launch, basis.to(launch.dtype).contiguous()
+
+
+def _cpp(fixed, moving, keypoints, centers, basis, *options):
+    launch, b = _launch(fixed, moving, keypoints, centers, basis, options)
+    out = b.new_empty((*keypoints.shape[:2], basis.shape[1]))
+    launch("embed_displacements", b, basis.shape[1], out)
+    return out.to(basis.dtype)
+
+
+def _cpp_backward(grad, fixed, moving, keypoints, centers, basis, *options_and_needs):
+    *options, need_fixed, need_moving, need_basis = options_and_needs
+    launch, b = _launch(fixed, moving, keypoints, centers, basis, options)
+    gradients = launch.gradients((fixed, need_fixed), (moving, need_moving), (basis, need_basis))
+    launch("embed_displacements_backward", grad.to(launch.dtype).contiguous(), b, basis.shape[1], *gradients)
+    return search.results(gradients, fixed, moving, basis)
+
+
+register(
+    "embed_displacements", reference=reference.embed_displacements, cpp=_cpp,
+    triton=triton_kernel("embed_displacements", "embed_displacements"),
+)  # fmt: skip
+register(
+    "embed_displacements_backward", reference=reference.embed_displacements_backward, cpp=_cpp_backward,
+    triton=triton_kernel("embed_displacements", "embed_displacements_backward"),
+)  # fmt: skip
 
 
 def _setup_context(ctx, inputs, output):

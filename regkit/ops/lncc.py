@@ -5,6 +5,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register
+from regkit.ops.saved import scaled
 
 
 def lncc(
@@ -131,11 +132,9 @@ def _backward(ctx, grad, *_):
     grad_a, grad_b = ctx.saved_tensors
     if grad is None:
         return (None,) * 7
-    # The gradient of a mean is small: it stays in the working dtype until it is multiplied, so that loss scaling can save float16 from
-    # underflow.
     return (
-        (grad * grad_a).to(ctx.dtypes[0]) if ctx.need_a else None,
-        (grad * grad_b).to(ctx.dtypes[1]) if ctx.need_b else None,
+        scaled(grad_a, grad, ctx.dtypes[0]) if ctx.need_a else None,
+        scaled(grad_b, grad, ctx.dtypes[1]) if ctx.need_b else None,
         *(None,) * 5,
     )
 

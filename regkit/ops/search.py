@@ -4,6 +4,8 @@ Their torch.ops take (fixed, moving, keypoints, centers, ..., search_radius, str
 voxels (B, N, D), the metric as its index.
 """
 
+import math
+
 import torch
 
 from regkit.ops import check, native
@@ -61,18 +63,52 @@ def count(fixed: torch.Tensor, search_radius: int) -> int:
     return (2 * search_radius + 1) ** (fixed.dim() - 2)
 
 
-def inputs(fixed, moving, keypoints, centers) -> tuple[torch.Tensor, ...]:
-    """Contiguous inputs for a C++ launcher; features of two dtypes are taken to the working dtype."""
-    if fixed.dtype != moving.dtype:
-        dtype = native.working_dtype(fixed, moving)
-        fixed, moving = fixed.to(dtype), moving.to(dtype)
-    return fixed.contiguous(), moving.contiguous(), keypoints.contiguous(), centers.contiguous()
+class Launch:
+    """Calls C++ launchers on a search cube; keeps what their addresses point to.
+
+    Features of two dtypes are taken to the working dtype, all to float64 where `wide` is asked for.
+    """
+
+    def __init__(self, fixed, moving, keypoints, centers, options, wide: bool = False):
+        if wide or fixed.dtype != moving.dtype:
+            dtype = torch.float64 if wide else native.working_dtype(fixed, moving)
+            fixed, moving = fixed.to(dtype), moving.to(dtype)
+        self.stored, self.dtype = fixed.dtype, native.working_dtype(fixed)
+        search_radius, stride, patch_radius, patch_stride, metric = options
+        dims, sizes = fixed.dim() - 2, (native.sizes(fixed.shape[2:]), native.sizes(moving.shape[2:]))
+        radii = [native.sizes((radius,) * dims, missing=0) for radius in (search_radius, patch_radius)]
+        (fixed, fixed_last), (moving, moving_last) = _laid_out(fixed, moving, keypoints.shape[1] * count(fixed, search_radius))
+        self._tensors = fixed, moving, keypoints.contiguous(), centers.contiguous()
+        fixed_at, moving_at, *positions_at = map(native.address, self._tensors)
+        self._arguments = (
+            (fixed_at, fixed_last), (moving_at, moving_last), *positions_at, dims, (*fixed.shape[:2], keypoints.shape[1]),
+            *sizes, *radii, stride, patch_stride, metric, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def __call__(self, name: str, *arguments: torch.Tensor | float | None) -> None:
+        """Runs launcher `name`; tensors (contiguous ones) go as addresses, None as a null pointer."""
+        addresses = (native.address(a) if a is None or isinstance(a, torch.Tensor) else a for a in arguments)
+        native.function(name, self.stored)(self._arguments, *addresses)
+
+    def gradients(self, *wanted: tuple[torch.Tensor, bool]) -> list[torch.Tensor | None]:
+        """Room for the gradient by each tensor that needs one."""
+        return [tensor.new_empty(tensor.shape, dtype=self.dtype) if need else None for tensor, need in wanted]
 
 
-def arguments(fixed, moving, keypoints, search_radius, stride, patch_radius, patch_stride, metric) -> tuple:
-    """What every C++ launcher takes after its addresses."""
-    dims = fixed.dim() - 2
-    radii = [native.sizes((radius,) * dims, missing=0) for radius in (search_radius, patch_radius)]
-    counts = (fixed.shape[0], fixed.shape[1], keypoints.shape[1])
-    spatial = native.sizes(fixed.shape[2:]), native.sizes(moving.shape[2:])
-    return dims, counts, *spatial, *radii, stride, patch_stride, metric, torch.get_num_threads()
+def results(gradients: list[torch.Tensor | None], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients in the dtypes of their tensors; empty ones where there are none."""
+    return tuple(tensor.new_empty(0) if g is None else g.to(tensor.dtype) for g, tensor in zip(gradients, tensors))
+
+
+def _laid_out(fixed: torch.Tensor, moving: torch.Tensor, displacements: int) -> list[tuple[torch.Tensor, bool]]:
+    """The features with their channels first, or last where they lie so and reading them so is cheaper than a copy; and whether last.
+
+    A search reads runs of voxels of one channel, which lie apart where channels are last: that costs as much as the copy once all its
+    displacements read about as many voxels as there are. The patches of the keypoints themselves are few.
+    """
+
+    def lies_last(features: torch.Tensor) -> bool:
+        return not features.is_contiguous() and features.movedim(1, -1).is_contiguous()
+
+    last = lies_last(fixed), lies_last(moving) and displacements < math.prod(moving.shape[2:])
+    return [(x, True) if keep else (x.contiguous(), False) for x, keep in zip((fixed, moving), last)]

@@ -49,9 +49,9 @@ def lncc_map_backward(grad, a, b, window: int, eps: float, need_a: bool, need_b:
 
 
 def lncc(a, b, weight, window: int, eps: float, need_a: bool, need_b: bool):
-    """The weighted mean of the map (weight (B, 1, *spatial) or None) and its gradients."""
-    w = torch.ones_like(a[:, :1], dtype=torch.float64) if weight is None else weight.double()
-    w = (w / (w.sum() * a.shape[1])).expand(a.shape)
-    x, y, dtype = a.double(), b.double(), working_dtype(a, b)
-    value = (w * lncc_map(x, y, window, eps)).sum()
-    return value.to(dtype), *(g.to(dtype) for g in lncc_map_backward(w, x, y, window, eps, need_a, need_b))
+    """The weighted mean of the map (weight (B, 1, *spatial) or None) and its gradients; weights that sum to 0: NaN, gradients 0."""
+    w = (torch.ones_like(a[:, :1], dtype=torch.float64) if weight is None else weight.double()).expand(a.shape)
+    x, y, dtype, count = a.double(), b.double(), working_dtype(a, b), w.sum()
+    value = (w * lncc_map(x, y, window, eps)).sum() / count
+    scale = torch.where(count == 0, 0.0, 1 / count)
+    return value.to(dtype), *(g.to(dtype) for g in lncc_map_backward(w * scale, x, y, window, eps, need_a, need_b))

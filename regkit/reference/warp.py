@@ -45,7 +45,12 @@ def flat_index(index: list[torch.Tensor], spatial: torch.Size, channels: int) ->
 def gather(image: torch.Tensor, index: list[torch.Tensor]) -> torch.Tensor:
     """image (B, C, *in) at integer positions -> (B, C, *out)."""
     flat = flat_index(index, image.shape[2:], image.shape[1])
-    return image.flatten(2).gather(2, flat).reshape(*image.shape[:2], *index[0].shape[1:])
+    return as_signed(image).flatten(2).gather(2, flat).reshape(*image.shape[:2], *index[0].shape[1:])
+
+
+def as_signed(x: torch.Tensor) -> torch.Tensor:
+    """The same bits in a dtype that torch can gather and select: it can't with uint16, uint32 and uint64."""
+    return x.view({torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(x.dtype, x.dtype))
 
 
 def working_dtype(*tensors: torch.Tensor) -> torch.dtype:
@@ -93,4 +98,6 @@ def warp_nearest(image: torch.Tensor, displacement: torch.Tensor, padding: int, 
             inside = inside & (cell >= 0) & (cell < n)
         index.append(cell.nan_to_num(0.0).clamp(0, n - 1).long())
     out = gather(image, index)
-    return out if padding == BORDER else torch.where(inside[:, None], out, torch.tensor(fill).to(image.dtype))
+    if padding != BORDER:
+        out = torch.where(inside[:, None], out, as_signed(torch.tensor(fill).to(image.dtype)))
+    return out.view(image.dtype)

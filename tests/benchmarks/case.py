@@ -85,15 +85,14 @@ class OpCase:
     memory_target: float | None = None  # at most so many volumes beyond the inputs, outputs counted; a volume is units x 4 bytes
     dims: tuple[int, ...] = (2, 3)
     sizes: tuple[str, ...] = IMAGES
-    dtype: torch.dtype = torch.float32  # of the inputs named in `cast`; the others stay float32, or what they are
+    dtype: torch.dtype = torch.float32  # of the inputs named in `cast`; the others stay as they are
     cast: tuple[str, ...] = ()
     comparable: Callable[[Outputs], Outputs] = lambda outputs: outputs  # regkit's and everyone's outputs, made comparable, untimed
 
-    def inputs_on(self, size: Size, device: str) -> dict:
-        """The inputs, the same for every provider."""
+    def make(self, size: Size) -> dict:
+        """The inputs on the CPU, the same for every provider."""
         made = self.inputs(size, torch.Generator().manual_seed(0))
-        cast = {name: x.to(self.dtype) for name, x in made.items() if name in self.cast}
-        return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in (made | cast).items()}
+        return {name: x.to(self.dtype) if name in self.cast else x for name, x in made.items()}
 
     def bytes_moved(self, size: Size) -> float:
         return self.units(size) * (self.bytes_per_unit(size) if callable(self.bytes_per_unit) else self.bytes_per_unit)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("regkit", "torch", "triton", "numpy", "monai")
+import regkit
+
+PACKAGES = ("torch", "triton", "numpy", "monai", "fused_lncc", "fireants")
 
 
 def processor() -> str:
@@ -20,7 +22,7 @@ def processor() -> str:
 
 def versions() -> dict[str, str | None]:
     """Of what a result depends on; None for what is not installed."""
-    found = {}
+    found = {"regkit": regkit.__version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -36,13 +38,21 @@ def description(device: str) -> dict:
         "cpu": processor(),
         "gpu": torch.cuda.get_device_name() if device != "cpu" else None,
         "device": device,
-        "instruction_set": native.extension().instruction_set,
+        "gpu_runtime": (torch.version.cuda or torch.version.hip) if device != "cpu" else None,
+        "instruction_set": native.extension().instruction_set if device == "cpu" else None,
         "threads": torch.get_num_threads(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": versions(),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def line(described: dict) -> str:
+    """The same in a line."""
+    where = described["gpu"] or f"{described['cpu']}, {described['threads']} threads, {described['instruction_set']}"
+    installed = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
+    return f"{where}; Python {described['python']}; {installed}"
 
 
 def file_name(described: dict) -> str:

@@ -23,9 +23,9 @@ class Provider:
     backend: str | None = None  # of regkit
     compiled: bool = False
 
-    def run(self, case: OpCase, size: Size, device: str) -> Run:
-        """What is timed: the function on fresh inputs, and its gradients where the case has some."""
-        inputs = case.inputs_on(size, device)
+    def run(self, case: OpCase, made: dict, device: str) -> Run:
+        """What is timed: the function on a copy of these inputs, and its gradients where the case has some."""
+        inputs = {name: x.to(device, copy=True) if isinstance(x, torch.Tensor) else x for name, x in made.items()}
         grad_out = inputs.pop("grad_out", None)
         if self.peer.prepare:
             inputs = self.peer.prepare(**inputs)
@@ -79,31 +79,64 @@ def difference(case: OpCase, provider: Provider, outputs: Outputs, expected: Out
     return max(relative_rms(a, b) for a, b in zip(theirs, case.comparable(expected), strict=True))
 
 
+class Broken(Exception):
+    """The device gives nothing but errors since a provider's kernel failed: this process cannot go on."""
+
+
+@dataclass
+class Checked:
+    """Runs that gave what they should and are warm; providers that are not there; providers that failed, both with the reason."""
+
+    runs: dict[str, Run]
+    absent: dict[str, str]
+    failed: dict[str, str]
+
+
 def checked(
-    case: OpCase, size: Size, device: str, wanted: Callable[[Provider], bool] = lambda provider: True
-) -> tuple[dict[str, Run], dict[str, str], dict[str, str]]:
-    """Runs of the providers after one run each, which warms them up; those that are absent, and those that failed, with the reason."""
+    case: OpCase,
+    size: Size,
+    device: str,
+    skip: Callable[[Provider], str | None] = lambda provider: None,
+    at: Callable[[str], None] = lambda name: None,
+) -> Checked:
+    """One run of every provider, compared with regkit's. `skip` may say why a provider is left out; `at` hears who runs next."""
     there, absent = of(case, size, device)
-    runs: dict[str, Run] = {}
-    failed: dict[str, str] = {}
+    found = Checked({}, absent, {})
+    made = case.make(size)
     expected, expected_of = None, ""
     torch._dynamo.reset()  # cases share code; without this torch stops compiling after some sizes
     for name, provider in there.items():
-        if not wanted(provider):
+        if reason := skip(provider):
+            absent[name] = reason
             continue
+        at(name)
         try:
-            run = provider.run(case, size, device)
+            run = provider.run(case, made, device)
             outputs = run()
+            if device != "cpu":
+                torch.cuda.synchronize()  # its errors are its own, not the next one's
             if expected is None:
                 expected, expected_of = outputs, name
             else:
                 by = difference(case, provider, outputs, expected)
                 if not by <= case.tolerance:
                     raise AssertionError(f"differs from {expected_of} by {by:.1e} (relative RMS; at most {case.tolerance:.0e})")
-            runs[name] = run
-        except Exception as error:  # one provider's failure must not hide the others' figures; it is shown, recorded and exits non-zero
-            (absent if provider.compiled and not isinstance(error, AssertionError) else failed)[name] = one_line(error)
-    return runs, absent, failed
+            found.runs[name] = run
+        except Exception as error:  # must not hide the others' figures; it is shown and recorded, and the exit code tells
+            cannot = provider.compiled and not isinstance(error, AssertionError) or not provider.backend and isinstance(error, ImportError)
+            (absent if cannot else found.failed)[name] = one_line(error)
+            if device != "cpu":
+                still_works(device)
+    return found
+
+
+def still_works(device: str) -> None:
+    """Raises Broken where a failure, such as an illegal address, has left the GPU's context useless."""
+    try:
+        torch.cuda.empty_cache()
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        raise Broken(one_line(error)) from error
 
 
 def one_line(error: Exception) -> str:

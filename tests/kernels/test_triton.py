@@ -13,6 +13,7 @@ from tests.ops.cases import NAMES, SHAPES, assert_same, cases, reference, value_
 pytest.importorskip("triton", reason="Triton is not installed")
 
 DEVICE = "cpu" if interpreted() else "cuda"
+pytestmark = [] if interpreted() else [pytest.mark.gpu]
 TRITON = [name for name in NAMES if "triton" in ops.available(name.split()[0])]
 ODD_SHAPES = [(1, 1), (1, 5), (9, 33), (1, 1, 1), (1, 6, 7), (5, 1, 3), (4, 3, 1), (3, 2, 33)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}

@@ -1,12 +1,13 @@
 """The choice of a backend: context manager, environment variable, and what is said where one cannot serve."""
 
+import threading
 from importlib.util import find_spec
 
 import pytest
 import torch
 
 from regkit import ops
-from regkit.ops import backends
+from regkit.ops import backends, gpu_default
 
 
 def test_cpu_tensors_take_the_compiled_kernel():
@@ -27,6 +28,26 @@ def test_context_manager_nests_and_ends():
 def test_context_manager_ends_with_an_error():
     with pytest.raises(RuntimeError, match="mine"), ops.backend("reference"):
         raise RuntimeError("mine")
+    assert backends.choose("warp", "cpu") == "cpp"
+
+
+def test_context_manager_holds_in_other_threads():
+    """torch runs backward passes on a GPU in threads of its own."""
+    seen = []
+    with ops.backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(backends.choose("warp", "cpu")))
+        thread.start()
+        thread.join()
+    assert seen == ["reference"]
+
+
+def test_the_faster_backend_is_taken_where_it_was_measured(monkeypatch):
+    everything = dict.fromkeys(backends.BACKENDS, lambda: None)
+    monkeypatch.setitem(backends._implementations, "warp", everything)
+    monkeypatch.setitem(backends._implementations, "compose", everything)
+    monkeypatch.setitem(gpu_default.FASTER, "warp", "triton")
+    assert backends.choose("warp", "cuda") == "triton"
+    assert backends.choose("compose", "cuda") == "cuda"
     assert backends.choose("warp", "cpu") == "cpp"
 
 

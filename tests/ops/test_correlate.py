@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regkit import ops
-from tests.benchmarks.peer_correlate import grouped_convolution_ssd
+from tests.benchmarks.peers.correlate import grouped_convolution_ssd
 from tests.ops.compare import assert_close
 
 METRICS = ("ssd", "dot", "cosine")

@@ -90,7 +90,7 @@ def phantom(
     )
     voxel = torch.tensor(spacing_mm, dtype=torch.float32).view(1, 3, 1, 1, 1)
     displacement = breathing(x, y, z, spacing_mm, motion_mm, breath)[None] / voxel
-    least = float(ops.jacobian_determinant(displacement).min())
+    least = float(ops.jacobian_summary(displacement).det_min)
     if least < _LEAST_JACOBIAN:
         raise UsageError(f"motion_mm={motion_mm:g} folds the truth, or nearly (least Jacobian determinant {least:.2f}); give 40 or less")
     inverse = invert(displacement)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from regkit import ops
 from tests.benchmarks.case import OpCase, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import differences
+from tests.benchmarks.peers import differences, voxelmorph
 
 
 def coarse_displacement(size: Size, generator: torch.Generator) -> dict:
@@ -43,7 +43,10 @@ CASES = [
         inputs=inputs.one_displacement,
         gradient=("u",),
         regkit=lambda u: ops.diffusion_energy(u),
-        peers={"torch slices": Peer(differences.diffusion, compile=True)},
+        peers={
+            "torch slices": Peer(differences.diffusion, compile=True),
+            "VoxelMorph's formula": Peer(voxelmorph.gradient_energy),
+        },
         bytes_per_unit=lambda size: 8 * size.dims,
         flops_per_unit=lambda size: 40 if size.dims == 3 else 20,
         targets={"torch slices": 8},

@@ -1,40 +1,78 @@
 """lncc, warp_lncc, similarity_maps: append an OpCase to CASES (see __init__.py)."""
 
+from dataclasses import replace
+
+import torch
+
 from regkit import ops
 from tests.benchmarks.case import OpCase, Peer
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import lncc, monai
+from tests.benchmarks.peers import fireants, fused_lncc, lncc, monai, voxelmorph
 
 WINDOW, EPS = 9, 1e-5
-SEPARABLE, MONAI = "separable conv", "MONAI"
+SEPARABLE, MONAI, VOXELMORPH = "separable conv", "MONAI", "VoxelMorph's formula"
+FUSED_LNCC, FIREANTS = "fused-lncc", "FireANTs"
+GPU = ("cuda",)
 
 
+def peers_of(window: int) -> dict[str, Peer]:
+    """Of lncc with its gradient to the first image. VoxelMorph's dense convolutions take minutes on a CPU."""
+    return {
+        SEPARABLE: Peer(lambda a, b: lncc.separable(a, b, window, EPS), compile=True),
+        MONAI: Peer(monai.call_lncc, prepare=lambda a, b: monai.lncc(a, b, window, EPS), needs="monai"),
+        VOXELMORPH: Peer(lambda a, b: voxelmorph.ncc(a, b, window, EPS), devices=GPU),
+        FUSED_LNCC: Peer(lambda a, b: fused_lncc.lncc(a, b, window, EPS), needs="fused_lncc", devices=GPU, dims=(3,)),
+        FIREANTS: Peer(
+            fireants.call_lncc,
+            prepare=lambda a, b: fireants.lncc(a, b, window, EPS),
+            comparable=lambda outputs: fireants.exact_scale(outputs, window),
+            needs="fireants_fused_ops",
+            devices=GPU,
+        ),
+    }
+
+
+LNCC = OpCase(
+    name=f"lncc window {WINDOW} forward+backward",
+    op="lncc",
+    inputs=inputs.two_images,
+    gradient=("a",),
+    regkit=lambda a, b: ops.lncc(a, b, window=WINDOW, eps=EPS),
+    peers=peers_of(WINDOW),
+    units=lambda size: size.voxels * size.channels,
+    bytes_per_unit=12,  # two images, one gradient
+    flops_per_unit=lambda size: 85 if size.dims == 3 else 65,
+    targets={SEPARABLE: 12, MONAI: 60},
+    memory_target=6,
+)
 CASES = [
-    OpCase(
-        name=f"lncc window {WINDOW} forward+backward",
-        op="lncc",
-        inputs=inputs.two_images,
-        gradient=("a",),
-        regkit=lambda a, b: ops.lncc(a, b, window=WINDOW, eps=EPS),
-        peers={
-            SEPARABLE: Peer(lambda a, b: lncc.separable(a, b, WINDOW, EPS), compile=True),
-            MONAI: Peer(monai.call, prepare=lambda a, b: monai.lncc(a, b, WINDOW, EPS), needs="monai"),
-        },
-        bytes_per_unit=12,  # two images, one gradient
-        flops_per_unit=lambda size: 85 if size.dims == 3 else 65,
-        targets={SEPARABLE: 12, MONAI: 60},
-        memory_target=6,
-    ),
-    OpCase(
+    LNCC,
+    replace(
+        LNCC,
         name=f"lncc window {WINDOW} forward+backward (both images)",
-        op="lncc",
-        inputs=inputs.two_images,
         gradient=("a", "b"),
-        regkit=lambda a, b: ops.lncc(a, b, window=WINDOW, eps=EPS),
-        peers={SEPARABLE: Peer(lambda a, b: lncc.separable(a, b, WINDOW, EPS), compile=True)},
+        peers={name: LNCC.peers[name] for name in (SEPARABLE, FIREANTS)},
         bytes_per_unit=16,
         flops_per_unit=lambda size: 110 if size.dims == 3 else 85,
         targets={SEPARABLE: 12},
-        memory_target=6,
+    ),
+    replace(
+        LNCC,
+        name=f"lncc window {WINDOW} forward+backward, bfloat16",
+        dtype=torch.bfloat16,  # in float16 the gradient of a mean over so many voxels is 0
+        cast=("a", "b"),
+        peers={"separable conv in float32": Peer(lambda a, b: lncc.separable(a.float(), b.float(), WINDOW, EPS), compile=True)}
+        | {FUSED_LNCC: LNCC.peers[FUSED_LNCC]},
+        bytes_per_unit=6,
+        tolerance=1e-2,
+        targets={},
+    ),
+    replace(  # what fused-lncc is measured on by its author
+        LNCC,
+        name="lncc window 7 forward+backward (features)",
+        regkit=lambda a, b: ops.lncc(a, b, window=7, eps=EPS),
+        peers={name: peer for name, peer in peers_of(7).items() if name != VOXELMORPH},  # that is for one channel
+        sizes=("features",),
+        dims=(3,),
     ),
 ]

@@ -1,13 +1,16 @@
 """warp, compose, integrate_velocity, invert: append an OpCase to CASES (see __init__.py)."""
 
+from dataclasses import replace
+
 import torch
 
 from regkit import ops
 from tests.benchmarks.case import OpCase, Outputs, Peer
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import grid_sample
+from tests.benchmarks.peers import fireants, grid_sample, monai
 
-COMPOSITE, READY_GRID = "composite", "grid_sample"
+# The composite is what VoxelMorph and many others do.
+COMPOSITE, READY_GRID, MONAI, FIREANTS = "composite (VoxelMorph)", "grid_sample", "MONAI", "FireANTs"
 
 
 def with_gradient_of_image(size, generator):
@@ -21,35 +24,52 @@ def per_voxel(outputs: Outputs) -> Outputs:
     return value, torch.stack([gradient[..., -1 - d] * scale for d, scale in enumerate(per_axis)], 1)
 
 
+WARP = OpCase(
+    name="warp forward",
+    op="warp",
+    inputs=inputs.image_and_displacement,
+    regkit=lambda image, u: ops.warp(image, u),
+    peers={
+        COMPOSITE: Peer(grid_sample.warp, prepare=grid_sample.with_identity, compile=True),
+        READY_GRID: Peer(grid_sample.sample, prepare=grid_sample.ready_grid),
+        MONAI: Peer(monai.call_warp, prepare=monai.warp, needs="monai"),
+        FIREANTS: Peer(fireants.warp, prepare=fireants.normalised_displacement, needs="fireants_fused_ops", devices=("cuda",)),
+    },
+    bytes_per_unit=lambda size: 4 * size.dims + 8,  # displacement, image, output
+    flops_per_unit=lambda size: 46 if size.dims == 3 else 24,
+    targets={COMPOSITE: 6, READY_GRID: 3},
+)
+WARP_GRADIENT = replace(
+    WARP,
+    name="warp forward+backward (displacement)",
+    inputs=with_gradient_of_image,
+    gradient=("u",),
+    peers={name: replace(peer, comparable=per_voxel) if name in (READY_GRID, FIREANTS) else peer for name, peer in WARP.peers.items()},
+    bytes_per_unit=lambda size: 12 * size.dims + 16,  # forward; displacement, image, incoming gradient, gradient
+    flops_per_unit=lambda size: 106 if size.dims == 3 else 58,
+    tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+    targets={COMPOSITE: 8},
+)
+# Half precision images; the displacement stays float32. torch's grid_sample wants both alike: autocast gives it both in float32.
+AUTOCAST = "composite in float32"
+HALF = {
+    "dtype": torch.float16,
+    "cast": ("image", "grad_out"),
+    "peers": {
+        AUTOCAST: Peer(
+            lambda image, u, identity: grid_sample.warp(image.float(), u, identity).to(image.dtype),
+            prepare=grid_sample.with_identity,
+            compile=True,
+        )
+    },
+    "targets": {},
+}
+
 CASES = [
-    OpCase(
-        name="warp forward",
-        op="warp",
-        inputs=inputs.image_and_displacement,
-        regkit=lambda image, u: ops.warp(image, u),
-        peers={
-            COMPOSITE: Peer(grid_sample.warp, prepare=grid_sample.with_identity, compile=True),
-            READY_GRID: Peer(grid_sample.sample, prepare=grid_sample.ready_grid),
-        },
-        bytes_per_unit=lambda size: 4 * size.dims + 8,  # displacement, image, output
-        flops_per_unit=lambda size: 46 if size.dims == 3 else 24,
-        targets={COMPOSITE: 6, READY_GRID: 3},
-    ),
-    OpCase(
-        name="warp forward+backward (displacement)",
-        op="warp",
-        inputs=with_gradient_of_image,
-        gradient=("u",),
-        regkit=lambda image, u: ops.warp(image, u),
-        peers={
-            COMPOSITE: Peer(grid_sample.warp, prepare=grid_sample.with_identity, compile=True),
-            READY_GRID: Peer(grid_sample.sample, prepare=grid_sample.ready_grid, comparable=per_voxel),
-        },
-        bytes_per_unit=lambda size: 12 * size.dims + 16,  # forward; displacement, image, incoming gradient, gradient
-        flops_per_unit=lambda size: 106 if size.dims == 3 else 58,
-        tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
-        targets={COMPOSITE: 8},
-    ),
+    WARP,
+    WARP_GRADIENT,
+    replace(WARP, name="warp forward, float16", bytes_per_unit=lambda size: 4 * size.dims + 4, **HALF),
+    replace(WARP_GRADIENT, name="warp forward+backward, float16", bytes_per_unit=lambda size: 12 * size.dims + 8, **HALF),
     OpCase(
         name="compose",
         op="compose",

@@ -1,10 +1,12 @@
 """MONAI's layers."""
 
+import warnings
+
 import torch
 
 
 def lncc(a: torch.Tensor, b: torch.Tensor, window: int, eps: float) -> dict:
-    """For `call`: MONAI's loss as the mean squared local NCC."""
+    """For `call_lncc`: MONAI's loss as the mean squared local NCC."""
     from monai.losses import LocalNormalizedCrossCorrelationLoss
 
     loss = LocalNormalizedCrossCorrelationLoss(
@@ -13,5 +15,17 @@ def lncc(a: torch.Tensor, b: torch.Tensor, window: int, eps: float) -> dict:
     return {"a": a, "b": b, "loss": loss}
 
 
-def call(a: torch.Tensor, b: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
+def warp(image: torch.Tensor, u: torch.Tensor) -> dict:
+    """For `call_warp`: MONAI's warping block."""
+    from monai.networks.blocks import Warp
+
+    with warnings.catch_warnings(action="ignore"):  # that it uses torch's grid_sample
+        return {"image": image, "u": u, "block": Warp(mode="bilinear", padding_mode="zeros")}
+
+
+def call_warp(image: torch.Tensor, u: torch.Tensor, block: torch.nn.Module) -> torch.Tensor:
+    return block(image, u)
+
+
+def call_lncc(a: torch.Tensor, b: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
     return -loss(a, b)

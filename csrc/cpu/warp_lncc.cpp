@@ -1,0 +1,135 @@
+// lncc(fixed, warp(moving, displacement)) in one sweep on the CPU. Bytes a voxel (3-D, float32, one channel): displacement 12, fixed 4, moving 4
+// (gathered, cached), gradient 12: 32, where the two ops move 96.
+//
+// The plane sweep of lncc_sweep.h, whose second image is made as its planes enter the window. Rows of it live in a ring of as many planes as the
+// window has (and one), and so do the slopes, its derivatives by the displacement: value and slope come from the same eight cells, which are
+// fetched once. When the sweep gives the gradient by a warped row, half a window later, the slopes turn it into that by the displacement.
+// Channels of one image share the displacement: a job takes them one after the other and adds up their gradients in that order.
+#include "warp_lncc.h"
+
+#include "cpu/lncc_sweep.h"
+#include "cpu/pages.h"
+#include "cpu/volume_shift.h"
+#include "cpu/warp_block.h"
+
+namespace regkit {
+namespace {
+
+// One channel of the fixed image, and of the warped one as far as the window reaches.
+template <int D, Padding padding, class Index, class T>
+class WarpedPair {
+ public:
+  WarpedPair(const WarpLnccCall<T>& call, const LnccTile& tile, int64_t batch)
+      : call_(call), tile_(tile), batch_(batch), voxels_(call.sizes.output_voxels()), block_(call.sizes) {
+    const int64_t reach = (call.gradient ? 2 : 1) * (call.window[1] / 2);
+    row0_ = std::max<int64_t>(0, tile.j0 - reach);
+    rows_ = std::min(call.sizes.output[1], tile.j1 + reach) - row0_;
+    slots_ = std::min(call.window[0] + 1, call.sizes.output[0]);
+    stride_ = call.sizes.output[2] + kLanes;  // blocks are written whole
+    displacement_ = call.displacement + batch * D * voxels_;
+    weight_ = call.weight ? call.weight + batch * voxels_ : nullptr;
+    values_.resize(slots_ * rows_ * stride_);
+    if (call.gradient) slopes_.resize(slots_ * (tile.j1 - tile.j0) * D * stride_);
+  }
+
+  void begin(int64_t channel, T shift_a, T shift_b) {
+    const int64_t volume = batch_ * call_.sizes.channels + channel;
+    fixed_ = call_.fixed + volume * voxels_;
+    moving_ = call_.moving + volume * call_.sizes.image_voxels();
+    shift_a_ = shift_a, shift_b_ = shift_b;
+    first_ = channel == 0;
+  }
+
+  void enter(int64_t i, int64_t j) {
+    const bool in_tile = i >= tile_.i0 && i < tile_.i1 && j >= tile_.j0 && j < tile_.j1;
+    if (call_.gradient && in_tile) warp_row<true>(i, j);
+    else warp_row<false>(i, j);
+  }
+  const T* a(int64_t i, int64_t j) const { return fixed_ + voxel(i, j); }
+  const T* b(int64_t i, int64_t j) const { return values_.data() + (i % slots_ * rows_ + j - row0_) * stride_; }
+  const T* weight(int64_t i, int64_t j) const { return weight_ ? weight_ + voxel(i, j) : nullptr; }
+  void value(int64_t, int64_t, const T*) {}
+
+  void gradient(int64_t i, int64_t j, const T* const (&boxes)[5]) {
+    const int64_t n = call_.sizes.output[2];
+    const T *x = b(i, j), *y = a(i, j), *slope = slope_row(i, j), *cross = boxes[0], *square = boxes[1], *linear = boxes[2];
+    const T own_shift = shift_b_, other_shift = shift_a_, scale = call_.scale;
+    T* target[D];
+    for (int d = 0; d < D; ++d) target[d] = call_.gradient + (batch_ * D + d) * voxels_ + voxel(i, j);
+    const auto by_voxel = [&](int64_t k) __attribute__((always_inline)) { return scale * lncc_gradient(x[k] - own_shift, y[k] - other_shift, cross[k], square[k], linear[k]); };
+    if (first_) {
+      for (int64_t k = 0; k < n; ++k) {
+        const T g = by_voxel(k);
+        for (int d = 0; d < D; ++d) target[d][k] = g * slope[d * stride_ + k];
+      }
+    } else {
+      for (int64_t k = 0; k < n; ++k) {
+        const T g = by_voxel(k);
+        for (int d = 0; d < D; ++d) target[d][k] += g * slope[d * stride_ + k];
+      }
+    }
+  }
+
+ private:
+  int64_t voxel(int64_t i, int64_t j) const { return (i * call_.sizes.output[1] + j) * call_.sizes.output[2]; }
+  T* slope_row(int64_t i, int64_t j) { return slopes_.data() + (i % slots_ * (tile_.j1 - tile_.j0) + j - tile_.j0) * D * stride_; }
+
+  template <bool with_slope>
+  void warp_row(int64_t i, int64_t j) {
+    const int64_t n = call_.sizes.output[2];
+    const Row row{batch_, i, j, voxel(i, j)};
+    T *values = const_cast<T*>(b(i, j)), *slopes = nullptr;
+    if constexpr (with_slope) slopes = slope_row(i, j);
+    for (int64_t k = 0; k < n; k += kLanes) {
+      alignas(64) T value[kLanes], slope[D][kLanes];
+      block_.locate(displacement_, row, k, static_cast<int>(std::min<int64_t>(kLanes, n - k)));
+      block_.template sample<true, with_slope>(moving_, call_.fill, value, slope);
+      std::copy_n(value, kLanes, values + k);
+      if constexpr (with_slope) for (int d = 0; d < D; ++d) std::copy_n(slope[d], kLanes, slopes + d * stride_ + k);
+    }
+  }
+
+  const WarpLnccCall<T>& call_;
+  const LnccTile tile_;
+  const int64_t batch_, voxels_;
+  WarpBlock<D, padding, Index, T> block_;
+  const T *displacement_, *weight_, *fixed_ = nullptr, *moving_ = nullptr;
+  T shift_a_ = 0, shift_b_ = 0;
+  bool first_ = true;
+  int64_t row0_, rows_, slots_, stride_;
+  std::vector<T> values_, slopes_;
+};
+
+}  // namespace
+
+template <class T>
+void warp_lncc(const WarpLnccCall<T>& call, int threads) {
+  const WarpSizes& s = call.sizes;
+  const int64_t volumes = s.batch * s.channels, voxels = s.output_voxels();
+  advise_large_pages(call.gradient, s.batch * s.dims * voxels);
+  // The warped image's mean is not known before it is warped; that of the moving image serves as well.
+  const std::vector<T> shift_a = volume_shifts(call.fixed, volumes, voxels, threads), shift_b = volume_shifts(call.moving, volumes, s.image_voxels(), threads);
+  const LnccShape<T> shape{{s.output[0], s.output[1], s.output[2]}, {call.window[0], call.window[1], call.window[2]}, call.eps};
+  const LnccTiling tiles(shape);
+  std::vector<double> totals(s.batch * tiles.count());
+  specialise(s, call.padding, [&](auto dims, auto padding, auto index) {
+    using Images = WarpedPair<dims.value, padding.value, decltype(index), T>;
+    parallel_for(s.batch * tiles.count(), threads, [&](int64_t job) {
+      const int64_t batch = job / tiles.count();
+      const LnccTile tile = tiles[job % tiles.count()];
+      Images images(call, tile, batch);
+      for (int64_t c = 0; c < s.channels; ++c) {
+        const int64_t volume = batch * s.channels + c;
+        images.begin(c, shift_a[volume], shift_b[volume]);
+        totals[job] += LnccSweep<T, Images>(shape, tile, shift_a[volume], shift_b[volume], false, call.gradient, images).run();
+      }
+    });
+  });
+  *call.total = 0;
+  for (double t : totals) *call.total += t;
+}
+
+template void warp_lncc<float>(const WarpLnccCall<float>&, int);
+template void warp_lncc<double>(const WarpLnccCall<double>&, int);
+
+}  // namespace regkit

@@ -1,0 +1,131 @@
+"""warp_lncc: squared local normalised cross-correlation of an image and a warped one, without the warped one."""
+
+import torch
+
+from regkit import reference
+from regkit.ops import check, native
+from regkit.ops.backends import register
+from regkit.ops.saved import scaled
+from regkit.ops.warp import PADDINGS
+
+
+def warp_lncc(
+    fixed: torch.Tensor,  # (B, C, *spatial)
+    moving: torch.Tensor,  # (B, C, *moving_spatial)
+    displacement: torch.Tensor,  # (B, D, *spatial), voxels
+    *,
+    window: int = 9,
+    weight: torch.Tensor | None = None,  # (B, 1, *spatial)
+    padding: str = "zeros",
+    fill: float = 0.0,
+    eps: float = 1e-5,
+    recompute: bool = False,
+) -> torch.Tensor:  # scalar
+    """`lncc(fixed, warp(moving, displacement))` in one sweep: the similarity term of a registration.
+
+    The mean over all voxels (weighted mean if a weight is given) of the squared local normalised cross-correlation, 0 to 1, with windows of
+    window^D voxels; formula and eps as in `lncc`, padding and fill as in `warp`. Coordinates, sums and the warped values, which are never
+    rounded to the image's dtype, are float32 (float64 if an input is float64), and so is the result.
+
+    Differentiable once, by the displacement only. No warped image and no sums stay in memory. By default the gradient is computed in the
+    forward sweep and kept; with recompute=True nothing is kept but the inputs, and backward sweeps a second time: for memory, or where
+    backward may not come.
+
+    Source: Avants et al. 2008. Raises ValueError for shapes and options, TypeError for dtypes and where fixed, moving or weight require a
+    gradient.
+    """
+    dims = check.displacement(displacement)
+    check.image(fixed, "fixed", dims)
+    check.image(moving, "moving", dims)
+    for name, x in (("fixed", fixed), ("moving", moving)):
+        check.floating(x, name)
+    check.same("batch size", fixed=fixed.shape[0], moving=moving.shape[0], displacement=displacement.shape[0])
+    check.same("channels", fixed=fixed.shape[1], moving=moving.shape[1])
+    check.same("spatial sizes", fixed=tuple(fixed.shape[2:]), displacement=tuple(displacement.shape[2:]))
+    check.same("device", fixed=fixed.device, moving=moving.device, displacement=displacement.device)
+    check.odd_window(window)
+    pad = check.choice(padding, "padding", PADDINGS)
+    if min(moving.shape[2:]) == 0 and displacement.numel():
+        raise ValueError(f"moving must have at least one voxel on every axis, but came as {tuple(moving.shape)}")
+    if weight is not None:
+        check.same("shapes", weight=tuple(weight.shape), **{"one channel of fixed": (fixed.shape[0], 1, *fixed.shape[2:])})
+    differentiate = torch.is_grad_enabled()
+    for name, x in (("fixed", fixed), ("moving", moving), ("weight", weight)):
+        if differentiate and x is not None and x.requires_grad:
+            raise TypeError(
+                f"{name} requires a gradient, but warp_lncc is differentiable by the displacement only: "
+                f"detach it, or use lncc(fixed, warp(moving, displacement))"
+            )
+    need_gradient = differentiate and displacement.requires_grad and not recompute
+    return torch.ops.regkit.warp_lncc(fixed, moving, displacement, weight, window, pad, fill, eps, need_gradient)[0]
+
+
+_ARGUMENTS = "Tensor fixed, Tensor moving, Tensor displacement, Tensor? weight, int window, int padding, float fill, float eps"
+torch.library.define("regkit::warp_lncc", f"({_ARGUMENTS}, bool need_gradient) -> (Tensor, Tensor)")
+torch.library.define("regkit::warp_lncc_backward", f"(Tensor grad, {_ARGUMENTS}) -> Tensor")
+
+
+@torch.library.register_fake("regkit::warp_lncc")
+def _fake(fixed, moving, displacement, weight, window, padding, fill, eps, need_gradient):
+    dtype = native.working_dtype(fixed, moving, displacement)
+    gradient = displacement.new_empty(displacement.shape if need_gradient else 0, dtype=dtype)
+    return fixed.new_empty((), dtype=dtype), gradient
+
+
+@torch.library.register_fake("regkit::warp_lncc_backward")
+def _fake_backward(grad, fixed, moving, displacement, weight, window, padding, fill, eps):
+    return displacement.new_empty(displacement.shape)
+
+
+def _sweep(fixed, moving, displacement, weight, window, padding, fill, eps, need_gradient, factor=1.0):
+    """The mean, and factor times its gradient or None."""
+    dtype = native.working_dtype(fixed, moving, displacement)
+    count = fixed.numel() if weight is None else weight.sum(dtype=torch.float64).item() * fixed.shape[1]
+    if count == 0:  # nothing to average: NaN, as torch's mean, and no gradient
+        return fixed.new_full((), float("nan"), dtype=dtype), displacement.new_zeros(displacement.shape, dtype=dtype)
+    f, m, u = (x.to(dtype).contiguous() for x in (fixed, moving, displacement))
+    w = None if weight is None else weight.to(dtype).contiguous()
+    gradient = u.new_empty(u.shape) if need_gradient else None
+    total = torch.empty((), dtype=torch.float64)
+    dims = displacement.shape[1]
+    native.function("warp_lncc", dtype)(
+        *map(native.address, (f, m, u, w, gradient, total)), factor / count, dims, *fixed.shape[:2],
+        native.sizes(moving.shape[2:]), native.sizes(fixed.shape[2:]), native.sizes((window,) * dims), padding, fill, eps,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return (total / count).to(dtype), gradient
+
+
+def _cpp(fixed, moving, displacement, weight, window, padding, fill, eps, need_gradient):
+    value, gradient = _sweep(fixed, moving, displacement, weight, window, padding, fill, eps, need_gradient)
+    return value, gradient if need_gradient else value.new_empty(0)
+
+
+def _cpp_backward(grad, fixed, moving, displacement, weight, window, padding, fill, eps):
+    _, gradient = _sweep(fixed, moving, displacement, weight, window, padding, fill, eps, True, grad.item())
+    return gradient.to(displacement.dtype)
+
+
+register("warp_lncc", reference=reference.warp_lncc, cpp=_cpp)
+register("warp_lncc_backward", reference=reference.warp_lncc_backward, cpp=_cpp_backward)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.window, ctx.padding, ctx.fill, ctx.eps, ctx.need_gradient = inputs
+    ctx.dtype = inputs[2].dtype
+    ctx.save_for_backward(*([output[1]] if ctx.need_gradient else tensors))
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad, _):
+    gradient = None
+    if grad is not None and ctx.needs_input_grad[2]:
+        if ctx.need_gradient:
+            gradient = scaled(ctx.saved_tensors[0], grad, ctx.dtype)
+        else:
+            gradient = torch.ops.regkit.warp_lncc_backward(grad, *ctx.saved_tensors, ctx.window, ctx.padding, ctx.fill, ctx.eps)
+    return None, None, gradient, *(None,) * 6
+
+
+torch.library.register_autograd("regkit::warp_lncc", _backward, setup_context=_setup_context)

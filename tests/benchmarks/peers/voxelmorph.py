@@ -1,0 +1,38 @@
+"""VoxelMorph's losses and integration in its formulas (its spatial transformer is grid_sample.warp)."""
+
+import torch
+import torch.nn.functional as F
+
+from tests.benchmarks.peers import grid_sample
+
+
+def ncc(a: torch.Tensor, b: torch.Tensor, window: int, eps: float) -> torch.Tensor:
+    """Mean squared local NCC of one channel: five dense convolutions with a cube of ones; eps is added to the product of the variances."""
+    dims = a.dim() - 2
+    convolve = F.conv3d if dims == 3 else F.conv2d
+    ones = torch.ones(1, 1, *[window] * dims, dtype=a.dtype, device=a.device)
+    sum_a, sum_b, sum_aa, sum_bb, sum_ab = (convolve(x, ones, padding=window // 2) for x in (a, b, a * a, b * b, a * b))
+    n = window**dims
+    mean_a, mean_b = sum_a / n, sum_b / n
+    cross = sum_ab - mean_b * sum_a - mean_a * sum_b + mean_a * mean_b * n
+    variance_a = sum_aa - 2 * mean_a * sum_a + mean_a * mean_a * n
+    variance_b = sum_bb - 2 * mean_b * sum_b + mean_b * mean_b * n
+    return (cross * cross / (variance_a * variance_b + eps)).mean()
+
+
+def gradient_energy(u: torch.Tensor) -> torch.Tensor:
+    """Mean over axes of the mean squared forward difference: each axis in turn is moved to the front and back."""
+    terms = []
+    for axis in range(2, u.dim()):
+        first = u.movedim(axis, 0)
+        difference = (first[1:] - first[:-1]).movedim(0, axis)
+        terms.append((difference * difference).flatten(1).mean(1))
+    return (sum(terms) / len(terms)).mean()
+
+
+def integrate(v: torch.Tensor, identity: torch.Tensor, steps: int, padding: str = "zeros") -> torch.Tensor:
+    """Scaling and squaring of a velocity: u = v / 2^steps, then steps times u(x) + u(x + u(x)). Outside the image u is 0."""
+    u = v / 2**steps
+    for _ in range(steps):
+        u = u + grid_sample.warp(u, u, identity, padding=padding)
+    return u
