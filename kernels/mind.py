@@ -9,6 +9,7 @@ in registers (24 numbers), so that each plane is summed once: 9 x 6 loads a voxe
 Other radii sum all planes of a box again: they are rare, and a ring of their planes would not fit in registers. Threads share no squares:
 what the CPU kernel shares would have to go through shared memory, which Triton does not let a kernel index.
 
+Pooling is a kernel of its own, over descriptors that are stored in full: blocks of any size do not fit the tiles.
 Channels-last descriptors are stored four to a store, so that a voxel's come in 3 pieces, not 12.
 
 Backward, gathering, so deterministic and without atomics: the gradients by the 12 distances (48 bytes a voxel), then by the 6 neighbours of
@@ -306,19 +307,37 @@ def _memory_format(x: torch.Tensor, channels_last: bool) -> torch.memory_format:
     return torch.channels_last_3d if x.dim() == 5 else torch.channels_last
 
 
-def mind_ssc(image, radius, dilation, dtype, channels_last):
-    shape = image.shape[0], len(FIRST[image.dim() - 2]), *image.shape[2:]
-    out = torch.empty(shape, dtype=dtype, device=image.device, memory_format=_memory_format(image, channels_last))
+def _blocks(x: torch.Tensor, pool: int) -> torch.Tensor:
+    """View of (B, C, *spatial) as (B, C, n / pool, pool, ...); voxels that fill no block are left out."""
+    for axis in range(x.dim() - 1, 1, -1):
+        count = x.shape[axis] // pool
+        x = x.narrow(axis, 0, count * pool).unflatten(axis, (count, pool))
+    return x
+
+
+def _inside_blocks(x: torch.Tensor) -> tuple[int, ...]:
+    return tuple(range(3, 2 * x.dim() - 2, 2))
+
+
+def mind_ssc(image, radius, dilation, pool, dtype, channels_last):
+    shape, format = (image.shape[0], len(FIRST[image.dim() - 2]), *image.shape[2:]), _memory_format(image, channels_last)
+    out = torch.empty(shape, dtype=dtype, device=image.device, memory_format=format)
     if image.numel():
         x = image.contiguous()
         _march_through(x, _means(x, radius, dilation), out, out, radius, dilation, "descriptors", channels_last)
-    return out
+    return out if pool == 1 else _blocks(out, pool).mean(_inside_blocks(image)).contiguous(memory_format=format)
 
 
-def mind_ssc_backward(grad, image, radius, dilation):
+def mind_ssc_backward(grad, image, radius, dilation, pool):
     out = image.new_empty(image.shape)
     if image.numel() == 0:
         return out
+    if pool > 1:
+        pooled = grad
+        grad = grad.new_zeros((*grad.shape[:2], *image.shape[2:]))
+        for axis in _inside_blocks(image):
+            pooled = pooled.unsqueeze(axis)
+        _blocks(grad, pool).copy_(pooled / pool ** (image.dim() - 2))
     x, spatial = image.contiguous(), launch.sizes(image.shape[2:])
     last = not grad.is_contiguous() and grad.is_contiguous(memory_format=_memory_format(image, True))
     g = grad.contiguous(memory_format=_memory_format(image, last))

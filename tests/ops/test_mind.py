@@ -23,7 +23,7 @@ def image(dims: int, dtype=torch.float32, scale: float = 1.0):
 def gradient(function, x):
     x = x.detach().clone().requires_grad_()
     out = function(x)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(out.dtype)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(out)
     return torch.autograd.grad(out, x, weight)[0]
 
 
@@ -171,8 +171,33 @@ def test_any_dtype_and_memory_format(dtype, stored, dims):
             slow = ops.mind_ssc(x, radius=radius, dtype=stored, channels_last=True)
         assert slow.dtype == stored and slow.stride() == last.stride()
         grad = torch.randn(planar.shape).to(stored)
-        by_planar, by_last = (torch.ops.regkit.mind_ssc_backward(g, x, radius, 2) for g in (grad, grad.contiguous(memory_format=format)))
+        by_planar, by_last = (torch.ops.regkit.mind_ssc_backward(g, x, radius, 2, 1) for g in (grad, grad.contiguous(memory_format=format)))
         assert by_planar.dtype == dtype and torch.equal(by_planar, by_last)
+
+
+@pytest.mark.parametrize("pool", (2, 3, 5, 40))
+@pytest.mark.parametrize("dims", (2, 3))
+def test_pooled_inside_is_pooled_afterwards(dims, pool):
+    """In value and gradient; 40 is more than an axis has: nothing is left."""
+    x = image(dims, torch.float64)
+
+    def afterwards(x):
+        average = F.avg_pool2d if dims == 2 else F.avg_pool3d
+        return average(ops.mind_ssc(x), pool) if pool < 40 else ops.mind_ssc(x)[..., :0]
+
+    for backend in ("cpp", "reference"):
+        with ops.backend(backend):
+            got, want = ops.mind_ssc(x, pool=pool), afterwards(x)
+            assert got.shape == (2, want.shape[1], *(n // pool for n in x.shape[2:]))
+            if pool < 40:
+                assert_close("descriptors", got, want, 1e-14)
+                assert_close("gradient", gradient(lambda x: ops.mind_ssc(x, pool=pool), x), gradient(afterwards, x), 1e-13)
+            else:
+                assert not gradient(lambda x: ops.mind_ssc(x, pool=pool), x).any()
+    single = x.float()
+    last = ops.mind_ssc(single, pool=pool, dtype=torch.float16, channels_last=True)
+    assert last.is_contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+    assert torch.equal(last, ops.mind_ssc(single, pool=pool, dtype=torch.float16))
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
@@ -188,24 +213,32 @@ def test_descriptors_too_large_for_the_caches(stored):
 
 
 @pytest.mark.parametrize(
-    ("shape", "radius"), [((2, 1, 9, 34), 2), ((1, 1, 3, 2, 4), 2), ((2, 1, 18, 2, 3), 1)], ids=["tiles", "wide boxes", "planes"]
+    ("shape", "radius", "pool"),
+    [((2, 1, 9, 34), 2, 1), ((1, 1, 3, 2, 4), 2, 1), ((2, 1, 18, 2, 3), 1, 1), ((2, 1, 9, 7), 0, 2)],
+    ids=["tiles", "wide boxes", "planes", "pooled"],
 )
-def test_triton_beyond_one_program_and_radius(shape, radius):
+def test_triton_beyond_one_program_and_radius(shape, radius, pool):
     pytest.importorskip("triton", reason="Triton is not installed")
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    want = reference(lambda x: ops.mind_ssc(x, radius=radius, dilation=1), x)
+
+    def describe(x):
+        return ops.mind_ssc(x, radius=radius, dilation=1, pool=pool, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
     device = "cpu" if interpreted() else "cuda"
     with ops.backend("triton"):
-        got = ops.mind_ssc(x.to(device), radius=radius, dilation=1, dtype=torch.float32).cpu()
-    assert_close("descriptors", got, want, 3e-6)
+        got = describe(x.to(device)).cpu()
+        by_image = gradient(describe, x.to(device)).cpu() if pool > 1 else None
+    assert_close("descriptors", got, reference(describe, x), 3e-6)
+    if pool > 1:
+        assert_close("gradient", by_image, reference(lambda x: gradient(describe, x), x), 3e-5)
 
 
 def test_opcheck_and_compile():
     for dims in (2, 3):
         x = image(dims)
         for y in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2, torch.float16, True))
-        torch.library.opcheck(torch.ops.regkit.mind_ssc_backward.default, (torch.rand_like(ops.mind_ssc(x)), x, 1, 2))
+            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2, 2, torch.float16, True))
+        torch.library.opcheck(torch.ops.regkit.mind_ssc_backward.default, (torch.rand_like(ops.mind_ssc(x)), x, 1, 2, 1))
 
     def squared(x):
         return ops.mind_ssc(x * 2, dtype=torch.float16, channels_last=True).float().square()
