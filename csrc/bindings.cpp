@@ -164,11 +164,11 @@ void define_dense(py::module_& m, const std::string& type) {
 template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
-  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
-  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
 }
 

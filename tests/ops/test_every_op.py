@@ -143,6 +143,8 @@ def _calls() -> dict[str, tuple]:
         "best_displacement": (a.detach(), b, points, points, *search),
         "embed_displacements": (a, b, points, points, basis.clone().requires_grad_(), *search),
         "embed_displacements_backward": (projected, a.detach(), b, points, points, basis, *search, True, False, True),
+        "mind_ssc": (a.detach()[:, :1].requires_grad_(), 1, 2, 2, torch.float16, True),
+        "mind_ssc_backward": (randn(2, 12, 5, 6, 7, dtype=torch.float32), b[:, :1], 1, 2, 1),
         "upsample": (a, size, *geometry),
         "upsample_backward": (randn(2, 2, *size, dtype=torch.float32), [5, 6, 7], *geometry),
     }
