@@ -11,6 +11,7 @@
 
 #include "cpu/bending.h"
 #include "cpu/correlate.h"
+#include "cpu/correlate_dense.h"
 #include "cpu/diffusion.h"
 #include "cpu/field.h"
 #include "cpu/jacobian.h"
@@ -151,6 +152,17 @@ void define_search(py::module_& m, const std::string& type) {
 }
 
 template <class Stored>
+void define_dense(py::module_& m, const std::string& type) {
+  m.def(("correlate_dense_" + type).c_str(), [](Address a, Address b, Address out, int64_t batch, int64_t channels, Size3 size, Size3 radius, int64_t stride, bool ssd, int threads) {
+    correlate_dense(at<Stored>(a), at<Stored>(b), at<Stored>(out), {batch, channels, {size[0], size[1], size[2]}, {radius[0], radius[1], radius[2]}, stride, ssd}, threads);
+  }, Release());
+  m.def(("correlate_dense_backward_" + type).c_str(), [](Address grad, Address own, Address other, bool second, Address gradient, int64_t batch, int64_t channels, Size3 size, Size3 radius, int64_t stride, bool ssd, int threads) {
+    correlate_dense_backward(at<Stored>(grad), at<Stored>(own), at<Stored>(other), second, at<Stored>(gradient),
+                             {batch, channels, {size[0], size[1], size[2]}, {radius[0], radius[1], radius[2]}, stride, ssd}, threads);
+  }, Release());
+}
+
+template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
   m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
@@ -277,6 +289,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_search<double>(m, "float64");
   define_search<float16>(m, "float16");
   define_search<bfloat16>(m, "bfloat16");
+  define_dense<float>(m, "float32");
+  define_dense<double>(m, "float64");
+  define_dense<float16>(m, "float16");
+  define_dense<bfloat16>(m, "bfloat16");
   define_mind<float>(m, "float32");
   define_mind<double>(m, "float64");
   define_mind<float16>(m, "float16");

@@ -120,7 +120,7 @@ def bending_energy(u, spacing, need_gradient):
     partials = x.new_empty(programs, dtype=dtype)
     launch.run(
         _bending, programs, x, gradient, partials, *n, *pure, *mixed, 1 / count,
-        D=len(spacing), GRADIENT=need_gradient, PLANES=PLANES, WORK=launch.work_type(u), OFFSET=launch.offset_type(u),
+        num_warps=8, D=len(spacing), GRADIENT=need_gradient, PLANES=PLANES, WORK=launch.work_type(u), OFFSET=launch.offset_type(u),
         BLOCK_J=tiles.BLOCK_J, BLOCK_K=tiles.BLOCK_K,
     )  # fmt: skip
     return (partials.sum(dtype=torch.float64) / count).to(dtype), gradient

@@ -41,8 +41,7 @@ class Correlator {
     const FeatureImage<Stored> moving(call_.moving, s_.moving, s_.batch, s_.channels, item);
     const Position center(call_.centers + n * s_.dims, s_.dims);
     gather_patch(layout_, fixed, 0, s_.channels, Position(call_.keypoints + n * s_.dims, s_.dims), patch_.data());
-    if constexpr (std::is_same_v<Stored, T>)
-      if (run_in_place(moving, center)) return;
+    if (run_in_place(moving, center)) return;
     std::fill(sums_.begin(), sums_.end(), T(0));
     std::fill(norms_.begin(), norms_.end(), T(0));
     for (const Phase& phase : layout_.phases) {
@@ -115,37 +114,50 @@ class Correlator {
     }
   }
 
-  // Sums the rows of the image where they lie; false where the patch has more voxels than one, or a row leaves the image.
-  bool run_in_place(const FeatureImage<T>& moving, const Position& center) {
+  // Sums the rows of the image where they lie; false where the patch has more voxels than one, or they don't lie in a row.
+  bool run_in_place(const FeatureImage<Stored>& moving, const Position& center) {
     constexpr int64_t L = kLaneCount<T>;
-    const int64_t nk = layout_.search[2], start = center.at[2] + layout_.first[2];
-    if (layout_.patch_count > 1 || layout_.stride > 1 || moving.voxel_step > 1 || s_.channels == 0 || start < 0 || start + nk > moving.size[2])
-      return false;
-    const T* last = moving.row(s_.channels - 1, center.at[0] + layout_.search[0], center.at[1] + layout_.search[1]) + start;
-    if (moving.array_end - last < (nk + L - 1) / L * L) return false;
+    if (layout_.patch_count > 1 || layout_.stride > 1 || moving.voxel_step > 1 || s_.channels == 0) return false;
+    // The cells of a row that lie in the image, or the one nearest to it. The others repeat their border.
+    const int64_t cells = layout_.search[2], start = center.at[2] + layout_.first[2], first = clamp_index(start, moving.size[2]),
+                  count = clamp_index(start + cells - 1, moving.size[2]) + 1 - first, offset = clamp_index(first - start, cells);
+    const Stored* last = moving.row(s_.channels - 1, center.at[0] + layout_.search[0], center.at[1] + layout_.search[1]) + first;
+    if (moving.array_end - last < (count + L - 1) / L * L) return false;
     // Vectors beyond the end of a row write into the next one: the last columns of all rows come first, and rows in order.
-    for (int64_t k = (nk - 1) / (2 * L) * (2 * L); k >= 0; k -= 2 * L) {
-      if (nk - k > L) sum_columns<2>(moving, center, start, k);
-      else sum_columns<1>(moving, center, start, k);
+    for (int64_t k = (count - 1) / (2 * L) * (2 * L); k >= 0; k -= 2 * L) {
+      if (count - k > L) sum_columns<2>(moving, center, first + k, offset + k);
+      else sum_columns<1>(moving, center, first + k, offset + k);
     }
+    repeat_border(sums_.data(), offset, count);
+    if (cosine()) repeat_border(norms_.data(), offset, count);
     return true;
   }
 
   template <int V>
-  void sum_columns(const FeatureImage<T>& moving, const Position& center, int64_t start, int64_t k) {
+  void sum_columns(const FeatureImage<Stored>& moving, const Position& center, int64_t start, int64_t cell) {
     const int64_t rows = layout_.search[0] * layout_.search[1];
     for (int64_t row = 0; row < rows; row += kRows) {
-      const T* source[kRows];
+      const Stored* source[kRows];
       T *sums[kRows], *norms[kRows];
       for (int r = 0; r < kRows; ++r) {
         const int64_t x = std::min(row + r, rows - 1), i = x / layout_.search[1], j = x % layout_.search[1];
-        source[r] = moving.row(0, center.at[0] + layout_.first[0] + i, center.at[1] + layout_.first[1] + j) + start + k;
-        sums[r] = sums_.data() + x * layout_.search[2] + k;
-        norms[r] = norms_.data() + x * layout_.search[2] + k;
+        source[r] = moving.row(0, center.at[0] + layout_.first[0] + i, center.at[1] + layout_.first[1] + j) + start;
+        sums[r] = sums_.data() + x * layout_.search[2] + cell;
+        norms[r] = norms_.data() + x * layout_.search[2] + cell;
       }
       if (ssd()) sum_channels<Term::squared_difference, false, V>(patch_.data(), s_.channels, source, moving.channel_step, sums, norms);
       else if (cosine()) sum_channels<Term::product, true, V>(patch_.data(), s_.channels, source, moving.channel_step, sums, norms);
       else sum_channels<Term::product, false, V>(patch_.data(), s_.channels, source, moving.channel_step, sums, norms);
+    }
+  }
+
+  // Fills the cells of each row that lie before or behind its `count` cells from `offset`.
+  void repeat_border(T* sums, int64_t offset, int64_t count) const {
+    const int64_t cells = layout_.search[2];
+    if (count == cells) return;
+    for (T* row = sums; row < sums + layout_.displacements; row += cells) {
+      std::fill(row, row + offset, row[offset]);
+      std::fill(row + offset + count, row + cells, row[offset + count - 1]);
     }
   }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/lanes.h"
+#include "cpu/convert.h"
 
 namespace regkit {
 
@@ -63,14 +63,14 @@ void add_run(T* sums, const std::vector<Pair<T>>& pairs, int64_t length) {
 constexpr int kRows = 4;
 
 // For kRows rows: sums[row, V vectors) = term(fixed, moving) over all channels, and norms = the sums of moving^2 where wanted.
-template <Term term, bool squares, int V, class T>
-void sum_channels(const T* fixed, int64_t channels, const T* const* rows, int64_t channel_step, T* const* sums, T* const* norms) {
+template <Term term, bool squares, int V, class Stored, class T = arithmetic<Stored>>
+void sum_channels(const T* fixed, int64_t channels, const Stored* const* rows, int64_t channel_step, T* const* sums, T* const* norms) {
   constexpr int L = kLaneCount<T>;
   Lanes<T> s[kRows][V] = {}, n[kRows][V] = {};
   for (int64_t c = 0; c < channels; ++c)
     for (int r = 0; r < kRows; ++r)
       for (int v = 0; v < V; ++v) {
-        const Lanes<T> m = load_lanes(rows[r] + c * channel_step + v * L);
+        const Lanes<T> m = load_as_lanes(rows[r] + c * channel_step + v * L);
         add_term<term, T>(s[r][v], fixed[c], m);
         if constexpr (squares) n[r][v] += m * m;
       }

@@ -10,11 +10,10 @@
 // vectors at each row.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 #include <vector>
 
+#include "cpu/convert.h"
 #include "cpu/correlate.h"
-#include "cpu/lanes.h"
 
 namespace regkit {
 
@@ -108,13 +107,10 @@ template <class Stored>
 inline void copy_strided(const Stored* source, const Stored* end, int64_t stride, arithmetic<Stored>* target, int64_t n) {
   using T = arithmetic<Stored>;
   if (stride == 1) {
-    if constexpr (std::is_same_v<Stored, T>) {
-      if (end - source >= n + kLaneCount<T>) {
-        for (int64_t k = 0; k < n; k += kLaneCount<T>) store_lanes(target + k, load_lanes(source + k));
-        return;
-      }
-    }
-    for (int64_t k = 0; k < n; ++k) target[k] = load(source[k]);
+    int64_t k = 0;
+    if (end - source >= n + kLaneCount<T>)
+      for (; k < n; k += kLaneCount<T>) store_lanes(target + k, load_as_lanes(source + k));
+    for (; k < n; ++k) target[k] = load(source[k]);
   } else if (stride == 2) {
     for (int64_t k = 0; k < n; ++k) target[k] = load(source[2 * k]);
   } else {

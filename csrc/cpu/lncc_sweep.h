@@ -58,7 +58,7 @@ class LnccTiling {
 
 // out[k] = in[k] + ... + in[k + window - 1] for k < n. All rows have room for n + window - 1 values and two vectors more; `work` is overwritten.
 template <class T>
-inline void box_row(const T* in, T* work, T* out, int64_t n, int64_t window) {
+REGKIT_INLINE void box_row(const T* in, T* work, T* out, int64_t n, int64_t window) {
   constexpr int64_t L = kLaneCount<T>;
   if (window == 1) {
     std::copy_n(in, n, out);
@@ -228,7 +228,7 @@ class LnccSweep {
     const T oa = -shift_a_, ob = -shift_b_, oaa = oa * oa, obb = ob * ob, oab = oa * ob;
     const T *given = images_.weight(i, j), *weight = given ? given : ones_.data();
     T* ncc = ncc_.data();
-    const auto terms_at = [&](int64_t k) {
+    const auto terms_at = [&](int64_t k) __attribute__((always_inline)) {
       const T outside = full - inside_ij * inside_k[k];
       return lncc_terms(sa[k] + outside * oa, sb[k] + outside * ob, saa[k] + outside * oaa, sbb[k] + outside * obb, sab[k] + outside * oab,
                         inverse_n, eps, weight[k]);

@@ -56,7 +56,7 @@ class WarpedPair {
     const T own_shift = shift_b_, other_shift = shift_a_, scale = call_.scale;
     T* target[D];
     for (int d = 0; d < D; ++d) target[d] = call_.gradient + (batch_ * D + d) * voxels_ + voxel(i, j);
-    const auto by_voxel = [&](int64_t k) { return scale * lncc_gradient(x[k] - own_shift, y[k] - other_shift, cross[k], square[k], linear[k]); };
+    const auto by_voxel = [&](int64_t k) __attribute__((always_inline)) { return scale * lncc_gradient(x[k] - own_shift, y[k] - other_shift, cross[k], square[k], linear[k]); };
     if (first_) {
       for (int64_t k = 0; k < n; ++k) {
         const T g = by_voxel(k);

@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check
+from regkit.ops import check, native
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.search import METRICS
 
@@ -63,9 +63,41 @@ def _shape(a: torch.Tensor, radius: int) -> tuple[int, ...]:
     return a.shape[0], (2 * radius + 1) ** (a.dim() - 2), *a.shape[2:]
 
 
-register("correlate_dense", reference=reference.correlate_dense, triton=triton_kernel("correlate_dense", "correlate_dense"))
+def _inputs(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Contiguous tensors of one dtype: their own, or the working dtype where they differ."""
+    same = len({x.dtype for x in tensors}) == 1
+    return tuple(x.contiguous() if same else x.to(native.working_dtype(*tensors)).contiguous() for x in tensors)
+
+
+def _arguments(a: torch.Tensor, radius: int, stride: int, metric: int) -> tuple:
+    """What every launcher takes after its addresses."""
+    radii = native.sizes((radius,) * (a.dim() - 2), missing=0)
+    return *a.shape[:2], native.sizes(a.shape[2:]), radii, stride, METRICS[metric] == "ssd", torch.get_num_threads()
+
+
+def _cpp(a, b, radius, stride, metric):
+    x, y = _inputs(a, b)
+    out = x.new_empty(_shape(a, radius))
+    native.function("correlate_dense", x.dtype)(*map(native.address, (x, y, out)), *_arguments(a, radius, stride, metric))
+    return out.to(a.dtype)
+
+
+def _cpp_backward(grad, a, b, radius, stride, metric, need_a, need_b):
+    g, x, y = _inputs(grad, a, b)
+    gradients = []
+    for own, other, like, second, need in ((x, y, a, False, need_a), (y, x, b, True, need_b)):
+        gradient = own.new_empty(own.shape if need else 0)
+        if need:
+            launch = native.function("correlate_dense_backward", g.dtype)
+            addresses = (native.address(g), native.address(own), native.address(other), second, native.address(gradient))
+            launch(*addresses, *_arguments(a, radius, stride, metric))
+        gradients.append(gradient.to(like.dtype))
+    return tuple(gradients)
+
+
+register("correlate_dense", reference=reference.correlate_dense, cpp=_cpp, triton=triton_kernel("correlate_dense", "correlate_dense"))
 register(
-    "correlate_dense_backward", reference=reference.correlate_dense_backward,
+    "correlate_dense_backward", reference=reference.correlate_dense_backward, cpp=_cpp_backward,
     triton=triton_kernel("correlate_dense", "correlate_dense_backward"),
 )  # fmt: skip
 
