@@ -19,7 +19,6 @@
 #include "cpu/lncc.h"
 #include "cpu/majority.h"
 #include "cpu/mind.h"
-#include "cpu/scaled.h"
 #include "cpu/similarity_maps.h"
 #include "cpu/smooth.h"
 #include "cpu/soft_dice.h"
@@ -165,11 +164,11 @@ void define_dense(py::module_& m, const std::string& type) {
 template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
-  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
-  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
 }
 
@@ -219,13 +218,6 @@ void define_jacobian(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("jacobian_summary_" + type).c_str(), [](Address u, Address mask, Address figures, int dims, int64_t batch, Size3 size, int threads) {
     jacobian_summary<T>({at<T>(u), at<uint8_t>(mask), at<double>(figures), {dims, batch, {size[0], size[1], size[2]}}}, threads);
-  }, Release());
-}
-
-template <class T>
-void define_scaled(py::module_& m, const std::string& type) {
-  m.def(("scaled_" + type).c_str(), [](Address x, Address out, double factor, int64_t elements, int threads) {
-    scaled<T>(at<T>(x), static_cast<T>(factor), at<T>(out), elements, threads);
   }, Release());
 }
 
@@ -305,8 +297,6 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_bending<double>(m, "float64");
   define_jacobian<float>(m, "float32");
   define_jacobian<double>(m, "float64");
-  define_scaled<float>(m, "float32");
-  define_scaled<double>(m, "float64");
   define_smooth<float>(m, "float32");
   define_smooth<double>(m, "float64");
   define_upsample<float>(m, "float32");
