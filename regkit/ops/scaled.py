@@ -1,8 +1,8 @@
 """scaled: the backward of every loss that computes its gradient in the forward pass.
 
-The stored gradient times the one from above, a scalar: in place where nobody will ask for it again, so that the loss holds one gradient and
-not two. Where somebody may, it is what `*` does, but in C++ on the CPU, where torch spends most of the time on page faults of the new tensor.
-Not public.
+The stored gradient times the one from above, a scalar: in place where nobody will ask for it again, so that a loss holds one gradient and
+not two. Where somebody may, it is what `*` does, but in C++ on the CPU, where torch spends most of the time on page faults of the new
+tensor. Not public.
 """
 
 import torch
@@ -34,8 +34,8 @@ register("scaled", reference=reference.scaled, cpp=_cpp, triton=reference.scaled
 def chained(grad: torch.Tensor, gradient: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """grad * gradient, in dtype, for use in a backward: in the gradient's own memory where this backward is its last use.
 
-    The gradient of a mean is small: it stays in its own dtype, the working one, until it is multiplied, so that loss scaling can save float16
-    from underflow.
+    The gradient of a mean is small: it stays in its own dtype, the working one, until it is multiplied, so that loss scaling can save
+    float16 from underflow.
     """
     # A graph that is kept may come back for the gradient; a tracer's tensors, all subclasses, are not to be written to.
     last_use = type(gradient) is torch.Tensor and not torch._C._autograd._get_current_graph_task_keep_graph()
