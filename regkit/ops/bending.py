@@ -69,7 +69,9 @@ def _cpp(u, spacing, need_gradient):
     return (energy / x.numel()).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register("bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy"))
+register(
+    "bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy")
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -62,7 +62,9 @@ def _cpp(u, spacing, need_gradient):
     return (energy / count).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register("diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp, triton=triton_kernel("diffusion", "diffusion_energy"))
+register(
+    "diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp, triton=triton_kernel("diffusion", "diffusion_energy")
+)
 
 
 def _setup_context(ctx, inputs, output):
