@@ -19,7 +19,6 @@
 #include "cpu/lncc.h"
 #include "cpu/majority.h"
 #include "cpu/mind.h"
-#include "cpu/scaled.h"
 #include "cpu/similarity_maps.h"
 #include "cpu/smooth.h"
 #include "cpu/soft_dice.h"
@@ -223,13 +222,6 @@ void define_jacobian(py::module_& m, const std::string& type) {
 }
 
 template <class T>
-void define_scaled(py::module_& m, const std::string& type) {
-  m.def(("scaled_" + type).c_str(), [](Address x, Address out, double factor, int64_t elements, int threads) {
-    scaled<T>(at<T>(x), static_cast<T>(factor), at<T>(out), elements, threads);
-  }, Release());
-}
-
-template <class T>
 void define_smooth(py::module_& m, const std::string& type) {
   m.def(("smooth_" + type).c_str(), [](Address in, Address out, int64_t volumes, Size3 size, double side, int threads) {
     smooth<T>({at<T>(in), at<T>(out), volumes, {size[0], size[1], size[2]}, static_cast<T>(side)}, threads);
@@ -305,8 +297,6 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_bending<double>(m, "float64");
   define_jacobian<float>(m, "float32");
   define_jacobian<double>(m, "float64");
-  define_scaled<float>(m, "float32");
-  define_scaled<double>(m, "float64");
   define_smooth<float>(m, "float32");
   define_smooth<double>(m, "float64");
   define_upsample<float>(m, "float32");

@@ -132,7 +132,6 @@ def _calls() -> dict[str, tuple]:
         "jacobian_summary": (u.detach(), a.detach()[:, :1] > 0),
         "diffusion_energy": (a, [1.0, 2.0, 3.0], True),
         "bending_energy": (a, [1.0, 2.0, 3.0], True),
-        "scaled": (b, torch.tensor(0.5)),
         "correlate_dense": (a, b.clone().requires_grad_(), 1, 2, 1),
         "correlate_dense_backward": (randn(2, 27, 5, 6, 7, dtype=torch.float32), a.detach(), b, 1, 2, 1, True, False),
         "expected_displacement": (a, b, points, points, *search, 0.5),
