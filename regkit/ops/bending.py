@@ -7,7 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register, triton_kernel
-from regkit.ops.saved import scaled
+from regkit.ops.chained import chained
 
 
 def bending_energy(
@@ -83,7 +83,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad, _):
     if grad is None or not ctx.need_gradient:
         return None, None, None
-    return scaled(ctx.saved_tensors[0], grad, ctx.dtype), None, None
+    return chained(grad, ctx.saved_tensors[0], ctx.dtype), None, None
 
 
 torch.library.register_autograd("regkit::bending_energy", _backward, setup_context=_setup_context)
