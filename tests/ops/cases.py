@@ -78,8 +78,6 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "soft_dice border": Case(lambda u: ops.soft_dice(*labels_on(u), u, labels=3, padding="border", eps=0.1), (u,)),
         # Plus the image, for where few voxels make descriptors that do not depend on it, and a gradient that is rounding.
         "mind_ssc": Case(lambda m: ops.mind_ssc(m, radius=dims - 2, channels_last=dims == 3) + m, (few,)),
-        "soft_dice zeros": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=(2, 1, 5)), (u,)),
-        "soft_dice border": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=3, padding="border", eps=0.1), (u,)),
         "similarity_maps": Case(
             lambda a, b: ops.similarity_maps(a, b, points.to(a.device), patch_size=3, kernel_sizes=(3, 1)),
             (a[:, :1].contiguous(), b[:, 1:].contiguous()),
