@@ -129,5 +129,6 @@ def warp_labels(labels, displacement, padding, fill):
     launch.run(
         _majority, tiles.count(u.shape[0], spatial), source, u, target, outside, labels.shape[1], *launch.sizes(labels.shape[2:]), *spatial,
         D=u.shape[1], PADDING=padding, OFFSET=launch.offset_type(labels, u, out), BLOCK_J=tiles.BLOCK_J, BLOCK_K=tiles.BLOCK_K,
+        num_warps=8,  # a voxel a thread: the vote holds 8 labels and 8 weights of 64 bits
     )  # fmt: skip
     return out

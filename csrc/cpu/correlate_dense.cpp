@@ -70,25 +70,33 @@ void sum_channels(const T* a, int64_t a_channel, const T* b, int64_t b_channel, 
     for (int v = 0; v < V; ++v) store_lanes(sums + (q * V + v) * L, scale * s[q][v]);
 }
 
-// sums[q][0, V vectors) += sum over `count` displacements along k of gradient_term(weight, own, other), for Q channels.
+// Displacements along j and k: how many, and how far apart what is compared lies.
+struct DensePlane {
+  int64_t count[2], step[2];
+};
+
+// sums[q][0, V vectors) += sum over the displacements of gradient_term(weight, own, other), for Q channels.
 template <bool ssd, int Q, int V, class T>
 void sum_displacements(const T* weights, int64_t weight_pitch, const T* own, int64_t own_channel, const T* other, int64_t other_channel,
-                       int64_t step, int64_t count, T* sums, int64_t sum_channel) {
+                       const DensePlane& d, T* sums) {
   constexpr int L = kLaneCount<T>;
   Lanes<T> s[Q][V];
   for (int q = 0; q < Q; ++q)
-    for (int v = 0; v < V; ++v) s[q][v] = load_lanes(sums + q * sum_channel + v * L);
-  for (int64_t d = 0; d < count; ++d, weights += weight_pitch, other += step)
-    for (int v = 0; v < V; ++v) {
-      const Lanes<T> weight = load_lanes(weights + v * L);
-      for (int q = 0; q < Q; ++q) {
-        Lanes<T> mine = {};
-        if constexpr (ssd) mine = load_lanes(own + q * own_channel + v * L);
-        s[q][v] += dense_gradient_term<ssd>(weight, mine, load_lanes(other + q * other_channel + v * L));
+    for (int v = 0; v < V; ++v) s[q][v] = load_lanes(sums + q * own_channel + v * L);
+  for (int64_t dj = 0; dj < d.count[0]; ++dj, other += d.step[0]) {
+    const T* compared = other;
+    for (int64_t dk = 0; dk < d.count[1]; ++dk, weights += weight_pitch, compared += d.step[1])
+      for (int v = 0; v < V; ++v) {
+        const Lanes<T> weight = load_lanes(weights + v * L);
+        for (int q = 0; q < Q; ++q) {
+          Lanes<T> mine = {};
+          if constexpr (ssd) mine = load_lanes(own + q * own_channel + v * L);
+          s[q][v] += dense_gradient_term<ssd>(weight, mine, load_lanes(compared + q * other_channel + v * L));
+        }
       }
-    }
+  }
   for (int q = 0; q < Q; ++q)
-    for (int v = 0; v < V; ++v) store_lanes(sums + q * sum_channel + v * L, s[q][v]);
+    for (int v = 0; v < V; ++v) store_lanes(sums + q * own_channel + v * L, s[q][v]);
 }
 
 // Calls f<Q>(first, ...) for [0, count) in blocks of nearly equal size, at most kAtOnce.
@@ -166,16 +174,15 @@ class DenseRows {
   void backward(const Stored* grad, const Stored* own, const Stored* other, bool second, Stored* gradient) {
     if (ssd) gather_own(own);
     sums_.assign(s_.channels * own_channel_, T(0));
-    weights_.resize(cells_[2] * tile_.cells);
+    weights_.assign(cells_[1] * cells_[2] * tile_.cells, T(0));
     for (int64_t di = 0; di < cells_[0]; ++di) {
-      const bool inside = gather_window(other, di, ssd);
-      for (int64_t dj = 0; dj < cells_[1]; ++dj)
-        for (int64_t row = 0; row < rows_; ++row) {
-          const int64_t j = j0_ + row + (dj - s_.radius[1]) * s_.stride;
-          if ((!ssd || second) && (!inside || j < 0 || j >= s_.size[1])) continue;  // compared with zeros, or with nothing
-          gather_weights(grad, di, dj, row, second);
-          backward_row<ssd>(dj, row);
-        }
+      // Outside, own voxels are compared with zeros (which has no gradient but ssd's), or with nothing.
+      const bool outside_too = ssd && !second;
+      if (!gather_window(other, di, outside_too) && !outside_too) continue;
+      for (int64_t row = 0; row < rows_; ++row) {
+        for (int64_t dj = 0; dj < cells_[1]; ++dj) gather_weights(grad, di, dj, row, second);
+        backward_row<ssd>(row);
+      }
     }
     for (T& sum : sums_) sum *= (ssd ? 2 : 1) * scale_;
     for (int64_t c = 0; c < s_.channels; ++c)
@@ -226,8 +233,7 @@ class DenseRows {
   // The weights of all displacements along k for one row: g(d, x), or g(d, x - d) with -d in the place of d.
   void gather_weights(const Stored* grad, int64_t di, int64_t dj, int64_t row, bool second) {
     for (int64_t dk = 0; dk < cells_[2]; ++dk) {
-      T* target = weights_.data() + dk * tile_.cells;
-      std::fill_n(target, tile_.cells, T(0));
+      T* target = weights_.data() + (dj * cells_[2] + dk) * tile_.cells;
       int64_t d = (di * cells_[1] + dj) * cells_[2] + dk, i = i_, j = j0_ + row, shift = 0;
       if (second) {
         d = s_.displacements() - 1 - d;
@@ -235,21 +241,25 @@ class DenseRows {
         j += (dj - s_.radius[1]) * s_.stride;
         shift = (dk - s_.radius[2]) * s_.stride;
       }
+      const bool inside = j >= 0 && j < s_.size[1];
       const Stored* source = grad + ((d * s_.size[0] + i) * s_.size[1] + j) * s_.size[2] + shift;
-      for (int64_t k = std::max<int64_t>(0, -shift); k < std::min(s_.size[2], s_.size[2] - shift); ++k) target[k] = load(source[k]);
+      const int64_t first = std::clamp<int64_t>(-shift, 0, s_.size[2]), last = inside ? std::clamp(s_.size[2] - shift, first, s_.size[2]) : first;
+      std::fill_n(target, first, T(0));
+      for (int64_t k = first; k < last; ++k) target[k] = load(source[k]);
+      std::fill_n(target + last, s_.size[2] - last, T(0));
     }
   }
 
   template <bool ssd>
-  void backward_row(int64_t dj, int64_t row) {
-    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + (row + dj * s_.stride) * tile_.pitch;
+  void backward_row(int64_t row) {
+    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + row * tile_.pitch;
     T* sums = sums_.data() + row * tile_.cells;
+    const DensePlane plane{{cells_[1], cells_[2]}, {s_.stride * tile_.pitch, s_.stride}};
     in_blocks(s_.channels, [&](auto q, int64_t c) {
       in_vectors<T>(tile_.cells, [&](auto v, int64_t k) {
         constexpr int Q = decltype(q)::value, V = decltype(v)::value;
         sum_displacements<ssd, Q, V>(weights_.data() + k, tile_.cells, own + c * own_channel_ + k, own_channel_,
-                                     window + c * window_channel_ + k, window_channel_, s_.stride, cells_[2], sums + c * own_channel_ + k,
-                                     own_channel_);
+                                     window + c * window_channel_ + k, window_channel_, plane, sums + c * own_channel_ + k);
       });
     });
   }

@@ -19,8 +19,6 @@ constexpr int kLanes = 16;
 
 template <int D, class T>
 constexpr int kPair = D == 3 ? 8 : 4;  // numbers in a vector that holds two neighbours
-template <int D>
-constexpr int kWidth = field_sum_width(D);
 
 template <int N, class T>
 struct VectorOf {
@@ -29,26 +27,80 @@ struct VectorOf {
 template <int D, class T>
 using Pair = typename VectorOf<kPair<D, T>, T>::type;  // low: components [0, D), high: [D, 2D)
 template <int D, class T>
-using Cell = typename VectorOf<kWidth<D>, T>::type;
+using Cell = typename VectorOf<kPair<D, T> / 2, T>::type;  // one voxel
 
-// A field in any layout: component d of voxel x of volume b is data[b * volume + d * component + x * step].
-template <int step, class T>
-struct Layout {
-  T* data;
-  int64_t volume, component;
-  static constexpr int kStep = step;
-  T* at(int64_t b, int64_t voxel) const { return data + b * volume + voxel * step; }
-};
+// Between D component rows and packed voxels, for a whole block: a few permutations, if the compiler knows that the pointers do not overlap, which it
+// forgets when it inlines.
+template <int D, class T>
+[[gnu::noinline]] void interleave_block(const T* __restrict planar, int64_t component, T* __restrict packed) {
+  for (int l = 0; l < kLanes; ++l)
+    for (int d = 0; d < D; ++d) packed[l * D + d] = planar[d * component + l];
+}
+template <int D, class T>
+[[gnu::noinline]] void deinterleave_block(const T* __restrict packed, T* __restrict planar, int64_t component) {
+  T rows[D][kLanes];
+  for (int l = 0; l < kLanes; ++l)
+    for (int d = 0; d < D; ++d) rows[d][l] = packed[l * D + d];
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) planar[d * component + l] = rows[d][l];
+}
 
 template <int D, class T>
-Layout<1, T> planar_layout(T* data, int64_t voxels) {
-  return {data, D * voxels, voxels};
+inline void interleave(const T* planar, int64_t component, T* packed, int lanes) {
+  if (lanes == kLanes) return interleave_block<D>(planar, component, packed);
+  for (int l = 0; l < lanes; ++l)
+    for (int d = 0; d < D; ++d) packed[l * D + d] = planar[d * component + l];
 }
-// Voxel by voxel, `width` numbers each.
+template <int D, class T>
+inline void deinterleave(const T* packed, T* planar, int64_t component, int lanes) {
+  if (lanes == kLanes) return deinterleave_block<D>(packed, planar, component);
+  for (int l = 0; l < lanes; ++l)
+    for (int d = 0; d < D; ++d) planar[d * component + l] = packed[l * D + d];
+}
+
 template <int width, class T>
-Layout<width, T> packed_layout(T* data, int64_t voxels) {
-  return {data, width * voxels, 1};
+inline void copy_block(const T* from, T* to, int lanes) {
+  if (lanes == kLanes) std::memcpy(to, from, kLanes * width * sizeof(T));
+  else std::memcpy(to, from, lanes * width * sizeof(T));
 }
+
+// Fields (batch, voxels) of either layout, a block of a row at a time: as packed voxels, or as D rows of kLanes.
+template <int D, class T>
+struct PlanarField {
+  T* data;
+  int64_t voxels;
+  T* at(int64_t b, int64_t voxel) const { return data + b * D * voxels + voxel; }
+  template <class U>
+  void read_packed(int64_t b, int64_t voxel, int lanes, U* packed) const {
+    interleave<D, U>(at(b, voxel), voxels, packed, lanes);
+  }
+  template <class U>
+  void read_rows(int64_t b, int64_t voxel, int lanes, U (&rows)[D][kLanes]) const {
+    for (int d = 0; d < D; ++d) copy_block<1, U>(at(b, voxel) + d * voxels, rows[d], lanes);
+  }
+  template <class U>
+  void write_packed(int64_t b, int64_t voxel, int lanes, const U* packed) const {
+    deinterleave<D, U>(packed, at(b, voxel), voxels, lanes);
+  }
+};
+template <int D, class T>
+struct PackedField {
+  T* data;
+  int64_t voxels;
+  T* at(int64_t b, int64_t voxel) const { return data + (b * voxels + voxel) * D; }
+  template <class U>
+  void read_packed(int64_t b, int64_t voxel, int lanes, U* packed) const {
+    copy_block<D, U>(at(b, voxel), packed, lanes);
+  }
+  template <class U>
+  void read_rows(int64_t b, int64_t voxel, int lanes, U (&rows)[D][kLanes]) const {
+    deinterleave<D, U>(at(b, voxel), rows[0], kLanes, lanes);
+  }
+  template <class U>
+  void write_packed(int64_t b, int64_t voxel, int lanes, const U* packed) const {
+    copy_block<D, U>(packed, at(b, voxel), lanes);
+  }
+};
 
 // The shape of a field with its axes in use only.
 template <int D>
@@ -70,7 +122,7 @@ struct Runs {
   static constexpr int kCount = 1 << (D - 1);
   int64_t offset[kCount];
   int64_t line;  // numbers in a row along k
-  explicit Runs(const Extent<D>& e, int width = D) : line(e.n[D - 1] * width) {
+  explicit Runs(const Extent<D>& e) : line(e.n[D - 1] * D) {
     const int64_t along_j = e.n[D - 2] > 1 ? line : 0, along_i = D == 3 && e.n[0] > 1 ? e.n[D - 2] * line : 0;
     for (int r = 0; r < kCount; ++r) offset[r] = (r & 1) * along_j + (r >> 1) * along_i;
   }
@@ -81,21 +133,15 @@ struct Samples {
   alignas(64) Index offset[kLanes];  // voxel of the lowest cell
   alignas(64) T f[D][kLanes], moves[D][kLanes];
   Index lowest, highest;  // of the offsets
+  bool known;             // no coordinate is NaN
   bool inside_array;      // a whole vector may be read at every run of every sample
 };
 
-// x + v(x) for `lanes` voxels from voxel k0 of a row; lanes not in use stay at the row.
-template <int D, class Layout, class T>
-inline void coordinates(const Layout& v, int64_t b, int64_t voxel, const int64_t (&at)[D], int64_t k0, int lanes, T (&c)[D][kLanes]) {
-  for (int d = 0; d < D; ++d) {
-    const T* component = v.at(b, voxel) + d * v.component;
-    if (lanes == kLanes) {
-      for (int l = 0; l < kLanes; ++l) c[d][l] = component[l * Layout::kStep];
-    } else {
-      for (int l = 0; l < kLanes; ++l) c[d][l] = l < lanes ? component[l * Layout::kStep] : T(0);
-    }
-    for (int l = 0; l < kLanes; ++l) c[d][l] += d == D - 1 ? static_cast<T>(static_cast<int32_t>(k0) + l) : static_cast<T>(at[d]);
-  }
+// shift + x for the voxels of a row from k0 on.
+template <int D, class T>
+inline void add_positions(T (&shift)[D][kLanes], const int64_t (&at)[D], int64_t k0) {
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) shift[d][l] += d == D - 1 ? static_cast<T>(static_cast<int32_t>(k0) + l) : static_cast<T>(at[d]);
 }
 
 // readable: voxels of the array from this volume's first to its end.
@@ -111,6 +157,10 @@ inline void locate(Samples<D, Index, T>& s, const T (&c)[D][kLanes], const Exten
     }
   }
   Index lowest = s.offset[0], highest = s.offset[0];
+  int32_t unknown = 0;
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) unknown |= s.f[d][l] != s.f[d][l];
+  s.known = !unknown;
   for (int l = 0; l < kLanes; ++l) {
     lowest = std::min(lowest, s.offset[l]);
     highest = std::max(highest, s.offset[l]);
@@ -141,6 +191,23 @@ inline void split(const Pair<D, T>& pair, Cell<D, T>& low, Cell<D, T>& high) {
   } else {
     low = __builtin_shufflevector(pair, pair, 0, 1);
     high = __builtin_shufflevector(pair, pair, 2, 3);
+  }
+}
+
+// A voxel twice, times 1 - f and times f; then zeros. `cell` may be read one number too far.
+template <int D, class T>
+inline void spread(const T* source, T f, Pair<D, T>& pair) {
+  typedef typename VectorOf<kPair<D, T>, std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>::type Choice;
+  Cell<D, T> cell;
+  std::memcpy(&cell, source, sizeof cell);
+  const Pair<D, T> low = Pair<D, T>{} + (1 - f), high = Pair<D, T>{} + f;
+  if constexpr (D == 3) {
+    const Cell<3, T> zero = {};
+    const Choice is_low = {-1, -1, -1, 0, 0, 0, 0, 0};
+    pair = __builtin_shufflevector(cell, zero, 0, 1, 2, 0, 1, 2, 4, 4) * (is_low ? low : high);
+  } else {
+    const Choice is_low = {-1, -1, 0, 0};
+    pair = __builtin_shufflevector(cell, cell, 0, 1, 0, 1) * (is_low ? low : high);
   }
 }
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 import torch
 
 from regkit import ops
-from tests.benchmarks.case import OpCase, Peer
+from tests.benchmarks.case import OpCase, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import fireants, fused_lncc, lncc, monai, voxelmorph
+from tests.benchmarks.peers import correlate, fireants, fused_lncc, lncc, monai, voxelmorph
 
 WINDOW, EPS = 9, 1e-5
 SEPARABLE, MONAI, VOXELMORPH = "separable conv", "MONAI", "VoxelMorph's formula"
 FUSED_LNCC, FIREANTS = "fused-lncc", "FireANTs"
+CONVOLUTION = "grouped conv"
 GPU = ("cuda",)
 
 
@@ -30,6 +31,20 @@ def peers_of(window: int) -> dict[str, Peer]:
             devices=GPU,
         ),
     }
+
+
+PATCH, KERNELS = 27, (3, 5, 7, 9)
+
+
+def points_of(size: Size) -> int:
+    """How many points similarity_maps takes; few in images so small that they are for tests alone."""
+    return 512 if size.voxels > 1 << 20 else 5
+
+
+def images_and_points(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    images = {name: inputs.image(size, generator) for name in ("fixed", "moving")}
+    points = [torch.randint(n, (size.batch, points_of(size)), generator=generator) for n in size.spatial]
+    return {**images, "points": torch.stack(points, -1)}
 
 
 LNCC = OpCase(
@@ -74,5 +89,20 @@ CASES = [
         peers={name: peer for name, peer in peers_of(7).items() if name != VOXELMORPH},  # that is for one channel
         sizes=("features",),
         dims=(3,),
+    ),
+    OpCase(
+        name=f"similarity_maps patch {PATCH}, kernels {', '.join(map(str, KERNELS))}",
+        op="similarity_maps",
+        inputs=images_and_points,
+        regkit=lambda fixed, moving, points: ops.similarity_maps(fixed, moving, points, patch_size=PATCH, kernel_sizes=KERNELS),
+        peers={
+            CONVOLUTION: Peer(lambda fixed, moving, points: correlate.convolution_similarity_maps(fixed, moving, points, PATCH, KERNELS))
+        },
+        unit="point",
+        units=points_of,
+        bytes_per_unit=4 * (2 + len(KERNELS)) * PATCH**3,  # what is written
+        flops_per_unit=2 * max(KERNELS) ** 3 * PATCH**3,  # of the largest kernel, which holds the others
+        dims=(3,),
+        sizes=("brain",),
     ),
 ]
