@@ -7,8 +7,7 @@ import torch
 from regkit import ops
 from tests.benchmarks.case import OpCase, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import correlate, fireants, fused_lncc, lncc, monai, voxelmorph
-from tests.benchmarks.peers import fireants, fused_lncc, grid_sample, lncc, monai, voxelmorph
+from tests.benchmarks.peers import correlate, fireants, fused_lncc, grid_sample, lncc, monai, voxelmorph
 
 WINDOW, EPS = 9, 1e-5
 SEPARABLE, MONAI, VOXELMORPH = "separable conv", "MONAI", "VoxelMorph's formula"
