@@ -2,8 +2,8 @@
 
 import torch
 
-from regkit.kernels.warp import grad_displacement, grad_image, sample
 from regkit.kernels.sampling import BORDER
+from regkit.kernels.warp import grad_displacement, grad_image, sample
 
 PADDING = BORDER.value
 
