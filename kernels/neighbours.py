@@ -1,7 +1,7 @@
-"""What the stencil kernels share: neighbours that may not exist, differences along an axis, and floats in full precision.
+"""What the stencil kernels share: neighbours that may not exist, differences, and floats in full precision.
 
-Triton passes Python floats as float32. Arguments annotated with tl.float64 come as float64, and `number` casts them to the type that the kernel
-works in, so that float64 tensors are computed in float64 throughout.
+Triton passes Python floats as float32. Arguments annotated with tl.float64 come as float64, and `number` casts them to the type that the
+kernel works in, so that float64 tensors are computed in float64 throughout.
 """
 
 import triton
@@ -10,7 +10,8 @@ import triton.language as tl
 
 @triton.jit
 def number(x, WORK: tl.constexpr):
-    """A tl.float64 argument in the working type, (1, 1). (In the interpreter it is a Python float, which tl.cast would round to float32.)"""
+    """A tl.float64 argument in the working type, (1, 1). (In the interpreter it is a Python float, which tl.cast would round to
+    float32.)"""
     return (tl.full((1, 1), 0.0, tl.float64) + x).to(WORK)
 
 
@@ -32,17 +33,7 @@ def twist(v00, v01, v10, v11):
 
 
 @triton.jit
-def slope(pointer, x, n, stride, inside, WORK: tl.constexpr):
-    """The derivative along an axis at index x of n: central inside, one-sided at the border, 0 on an axis of one voxel."""
-    low, high = tl.maximum(x - 1, 0), tl.minimum(x + 1, n - 1)
-    difference = tl.load(pointer + (high - x) * stride, mask=inside, other=0.0).to(WORK) - tl.load(
-        pointer + (low - x) * stride, mask=inside, other=0.0
-    ).to(WORK)
-    return difference * inverse_distance(x, n, WORK)
-
-
-@triton.jit
-def inverse_distance(x, n, WORK: tl.constexpr):
-    """1 / the distance of the two voxels that slope subtracts."""
-    steps = tl.minimum(x + 1, n - 1) - tl.maximum(x - 1, 0)
-    return tl.where(steps == 2, 0.5, tl.where(steps == 1, 1.0, 0.0)).to(WORK)
+def around(x, n, WORK: tl.constexpr):
+    """Steps to the two neighbours of index x that exist, and 1 / their distance: 1/2 inside, 1 at the border, 0 on an axis of one voxel."""
+    low, high = tl.maximum(x - 1, 0) - x, tl.minimum(x + 1, n - 1) - x
+    return low, high, tl.where(high - low == 2, 0.5, tl.where(high > low, 1.0, 0.0)).to(WORK)

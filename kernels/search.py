@@ -141,6 +141,10 @@ class Search:
         """How many of `length` positions in the moving features a program takes at a time."""
         return power_of_2(16, length, max(TILE // self.block_c, 16))
 
+    def tile(self) -> dict[str, int]:
+        """Options of programs that go through displacements; keypoints of small cubes share a program, so that its lanes are busy."""
+        return {"BLOCK_L": self.block_l, "BLOCK_N": max(TILE // (self.block_l * self.block_c), 1)}
+
     def tile_of_points(self) -> dict[str, int]:
         """Options of programs that share a table over displacements between 16 keypoints, by tl.dot, whose sides are 16 at least."""
         return {"BLOCK_N": 16, "BLOCK_L": 16, "BLOCK_C": min(self.block_c, 16), "num_warps": 8}
@@ -149,7 +153,7 @@ class Search:
         return torch.empty(shape, dtype=self.dtype, device=self.fixed.device)
 
     def run(self, kernel, programs: int, *args, offsets: tuple = (), **options) -> None:
-        """kernel(fixed, moving, keypoints, centers, *args, points of an image, fixed sizes, moving sizes); offsets: tensors that it indexes."""
+        """kernel(fixed, moving, keypoints, centers, *args, points of an image, sizes); offsets: more tensors that it indexes."""
         launch.run(
             kernel, programs, self.fixed, self.moving, self.keypoints, self.centers, *args, self.shape[1], *self.spatial,
             OFFSET=launch.offset_type(self.fixed, self.moving, *offsets), **self.options | options,

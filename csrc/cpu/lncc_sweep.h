@@ -36,12 +36,12 @@ struct LnccTile {
 };
 
 // The tiles of a volume: the same for every number of threads. A tile also visits the rows and planes that its windows reach, so that it is to be
-// large beside the window.
+// large beside the window; of at most `planes` planes where the window allows.
 class LnccTiling {
  public:
   template <class T>
-  explicit LnccTiling(const LnccShape<T>& shape)
-      : planes_(split(shape.size[0], std::max<int64_t>(64, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(48, 4 * shape.window[1]))) {}
+  LnccTiling(const LnccShape<T>& shape, int64_t planes)
+      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(48, 4 * shape.window[1]))) {}
   int64_t count() const { return planes_.count() * rows_.count(); }
   LnccTile operator[](int64_t tile) const {
     const int64_t p = tile / rows_.count(), r = tile % rows_.count();
@@ -58,7 +58,7 @@ class LnccTiling {
 
 // out[k] = in[k] + ... + in[k + window - 1] for k < n. All rows have room for n + window - 1 values and two vectors more; `work` is overwritten.
 template <class T>
-inline void box_row(const T* in, T* work, T* out, int64_t n, int64_t window) {
+REGKIT_INLINE void box_row(const T* in, T* work, T* out, int64_t n, int64_t window) {
   constexpr int64_t L = kLaneCount<T>;
   if (window == 1) {
     std::copy_n(in, n, out);
@@ -228,7 +228,7 @@ class LnccSweep {
     const T oa = -shift_a_, ob = -shift_b_, oaa = oa * oa, obb = ob * ob, oab = oa * ob;
     const T *given = images_.weight(i, j), *weight = given ? given : ones_.data();
     T* ncc = ncc_.data();
-    const auto terms_at = [&](int64_t k) {
+    const auto terms_at = [&](int64_t k) __attribute__((always_inline)) {
       const T outside = full - inside_ij * inside_k[k];
       return lncc_terms(sa[k] + outside * oa, sb[k] + outside * ob, saa[k] + outside * oaa, sbb[k] + outside * obb, sab[k] + outside * oab,
                         inverse_n, eps, weight[k]);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/inline.h"
 #include "cpu/lanes.h"
 #include "cpu/warp.h"
 
@@ -20,7 +21,7 @@ struct InteriorBlock {
 
 // Fills the block from displacements `u` (one pointer an axis) of samples that start at `origin`; returns whether all of them are inside.
 template <int D, int lanes, class Index, class T>
-inline bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* const (&u)[D], const T (&origin)[D], const int64_t (&size)[D]) {
+REGKIT_INLINE bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* const (&u)[D], const T (&origin)[D], const int64_t (&size)[D]) {
   constexpr int L = kLaneCount<T>;
   static_assert(lanes % L == 0);
   typedef int32_t Integers __attribute__((vector_size(L * sizeof(int32_t))));
@@ -51,9 +52,9 @@ inline bool locate_interior(InteriorBlock<D, lanes, Index, T>& block, const T* c
 // low[l] = row[offset[l]], high[l] = row[offset[l] + 1] for one register of lanes; I = 0 ... half a register. A pair of float32 is loaded as one
 // number of twice the width, so that pairs are put together in registers and not by way of memory, where wide loads wait for narrow stores.
 template <class Index, size_t... I>
-inline void load_pairs(const float* row, const Index* offset, float* low, float* high, std::index_sequence<I...>) {
+REGKIT_INLINE void load_pairs(const float* row, const Index* offset, float* low, float* high, std::index_sequence<I...>) {
   constexpr int half = sizeof...(I);
-  const auto pair = [&](size_t l) {
+  const auto pair = [&](size_t l) __attribute__((always_inline)) {
     double both;
     std::memcpy(&both, row + offset[l], sizeof both);
     return both;
@@ -65,7 +66,7 @@ inline void load_pairs(const float* row, const Index* offset, float* low, float*
 }
 
 template <class Index, size_t... I>
-inline void load_pairs(const double* row, const Index* offset, double* low, double* high, std::index_sequence<I...>) {
+REGKIT_INLINE void load_pairs(const double* row, const Index* offset, double* low, double* high, std::index_sequence<I...>) {
   for (int l = 0; l < kLaneCount<double>; ++l) low[l] = row[offset[l]], high[l] = row[offset[l] + 1];
 }
 
@@ -77,7 +78,7 @@ struct InteriorCells {
 };
 
 template <int D, int lanes, class Index, class T>
-inline void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
+REGKIT_INLINE void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
   constexpr int L = kLaneCount<T>;
   for (int r = 0; r < InteriorCells<D, lanes, T>::rows; ++r) {
     const T* row = image + (r & 1) * size[D - 1] + (r >> 1) * size[D - 1] * size[D - 2];
@@ -87,7 +88,7 @@ inline void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const 
 
 // value = image(x + u(x))
 template <int D, int lanes, class Index, class T>
-inline void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T* value) {
+REGKIT_INLINE void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T* value) {
   constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {
@@ -103,7 +104,7 @@ inline void value_interior(const InteriorBlock<D, lanes, Index, T>& block, const
 
 // slope[d] = derivative of image(x + u(x)) by component d of u
 template <int D, int lanes, class Index, class T>
-inline void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T (*slope)[lanes]) {
+REGKIT_INLINE void slope_interior(const InteriorBlock<D, lanes, Index, T>& block, const InteriorCells<D, lanes, T>& cells, T (*slope)[lanes]) {
   constexpr int rows = InteriorCells<D, lanes, T>::rows;
   const T *fk = block.f[D - 1], *fj = block.f[D - 2], *fi = block.f[0];
   for (int l = 0; l < lanes; ++l) {

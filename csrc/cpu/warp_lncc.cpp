@@ -56,7 +56,7 @@ class WarpedPair {
     const T own_shift = shift_b_, other_shift = shift_a_, scale = call_.scale;
     T* target[D];
     for (int d = 0; d < D; ++d) target[d] = call_.gradient + (batch_ * D + d) * voxels_ + voxel(i, j);
-    const auto by_voxel = [&](int64_t k) { return scale * lncc_gradient(x[k] - own_shift, y[k] - other_shift, cross[k], square[k], linear[k]); };
+    const auto by_voxel = [&](int64_t k) __attribute__((always_inline)) { return scale * lncc_gradient(x[k] - own_shift, y[k] - other_shift, cross[k], square[k], linear[k]); };
     if (first_) {
       for (int64_t k = 0; k < n; ++k) {
         const T g = by_voxel(k);
@@ -110,7 +110,7 @@ void warp_lncc(const WarpLnccCall<T>& call, int threads) {
   // The warped image's mean is not known before it is warped; that of the moving image serves as well.
   const std::vector<T> shift_a = volume_shifts(call.fixed, volumes, voxels, threads), shift_b = volume_shifts(call.moving, volumes, s.image_voxels(), threads);
   const LnccShape<T> shape{{s.output[0], s.output[1], s.output[2]}, {call.window[0], call.window[1], call.window[2]}, call.eps};
-  const LnccTiling tiles(shape);
+  const LnccTiling tiles(shape, 96);  // more planes than lncc takes: each one around the tile is warped for nothing
   std::vector<double> totals(s.batch * tiles.count());
   specialise(s, call.padding, [&](auto dims, auto padding, auto index) {
     using Images = WarpedPair<dims.value, padding.value, decltype(index), T>;

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def jacobian_determinant(
@@ -54,8 +54,15 @@ def _cpp_backward(grad, u):
     return out.to(u.dtype)
 
 
-register("jacobian_determinant", reference=reference.jacobian_determinant, cpp=_cpp)
-register("jacobian_determinant_backward", reference=reference.jacobian_determinant_backward, cpp=_cpp_backward)
+register(
+    "jacobian_determinant", reference=reference.jacobian_determinant, cpp=_cpp, triton=triton_kernel("jacobian", "jacobian_determinant")
+)
+register(
+    "jacobian_determinant_backward",
+    reference=reference.jacobian_determinant_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("jacobian", "jacobian_determinant_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 class JacobianSummary(NamedTuple):
@@ -64,4 +64,4 @@ def _cpp(u, mask):
     return figures
 
 
-register("jacobian_summary", reference=reference.jacobian_summary, cpp=_cpp)
+register("jacobian_summary", reference=reference.jacobian_summary, cpp=_cpp, triton=triton_kernel("jacobian_summary", "jacobian_summary"))

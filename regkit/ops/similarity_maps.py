@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.search import METRICS, voxels
 
 
@@ -75,7 +75,12 @@ def _cpp(fixed, moving, points, patch_size, kernel_sizes):
     return out.to(fixed.dtype)
 
 
-register("similarity_maps", reference=reference.similarity_maps, cpp=_cpp)
+register(
+    "similarity_maps",
+    reference=reference.similarity_maps,
+    cpp=_cpp,
+    triton=triton_kernel("similarity_maps", "similarity_maps"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.warp_labels import integers
 
 PADDINGS = ("zeros", "border")
@@ -128,8 +128,13 @@ def _cpp_backward(grad, fixed, moving, displacement, labels, padding):
     return out.to(displacement.dtype)
 
 
-register("soft_dice", reference=reference.soft_dice, cpp=_cpp)
-register("soft_dice_backward", reference=reference.soft_dice_backward, cpp=_cpp_backward)
+register("soft_dice", reference=reference.soft_dice, cpp=_cpp, triton=triton_kernel("soft_dice", "soft_dice"))
+register(
+    "soft_dice_backward",
+    reference=reference.soft_dice_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("soft_dice", "soft_dice_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

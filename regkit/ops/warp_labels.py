@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.warp import PADDINGS
 
 MODES = ("nearest", "majority")
@@ -79,4 +79,4 @@ def _cpp(labels, displacement, padding, fill):
     return out
 
 
-register("warp_labels", reference=reference.warp_labels, cpp=_cpp)
+register("warp_labels", reference=reference.warp_labels, cpp=_cpp, triton=triton_kernel("warp_labels", "warp_labels"))

@@ -28,10 +28,7 @@ def resize(u: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 
 def exponential(velocity: torch.Tensor) -> torch.Tensor:
     """The displacement of a stationary velocity field after unit time, by scaling and squaring."""
-    u = velocity / 2**SQUARINGS
-    for _ in range(SQUARINGS):
-        u = ops.compose(u, u)
-    return u
+    return ops.integrate_velocity(velocity, steps=SQUARINGS)
 
 
 def refine(
@@ -98,10 +95,10 @@ class _Problem:
 
     def loss(self, field: torch.Tensor) -> torch.Tensor:
         u = exponential(field) if self.diffeomorphic else field
-        moved = ops.warp(self.moving, u, padding="border")
         if self.mind:
-            difference = (moved - self.fixed).square().mean(1, keepdim=True)
+            difference = (ops.warp(self.moving, u, padding="border") - self.fixed).square().mean(1, keepdim=True)
             similarity = difference.mean() if self.weight is None else (difference * self.weight).sum() / self.weight.sum()
         else:
-            similarity = 1 - ops.lncc(moved, self.fixed, window=self.window, weight=self.weight, eps=self.eps)
+            options = {"window": self.window, "weight": self.weight, "padding": "border", "eps": self.eps}
+            similarity = 1 - ops.warp_lncc(self.fixed, self.moving, u, **options)
         return similarity + self.smoothness * ops.diffusion_energy(field)

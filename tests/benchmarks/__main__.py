@@ -38,11 +38,11 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    if options.readme:
-        return readme.rewrite(options.results)
-    if options.defaults:
-        return defaults.write(options.defaults)
     try:
+        if options.readme:
+            return readme.rewrite(options.results)
+        if options.defaults:
+            return defaults.write(options.defaults)
         work = selected(options)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -40,8 +40,8 @@ def ratio(entry: dict, name: str) -> str:
     """Of a peer, to the fastest of regkit's backends; of each of these, to the best peer."""
     f = entry["providers"][name]
     if is_regkit(name):
-        peers = [(p["seconds"], peer) for peer, p in entry["providers"].items() if not is_regkit(peer)]
-        return f"{min(peers)[0] / f['seconds']:.1f}x ({min(peers)[1]})" if peers else ""
+        peers = [p["seconds"] for peer, p in entry["providers"].items() if not is_regkit(peer)]
+        return f"{min(peers) / f['seconds']:.1f}x (best peer)" if peers else ""
     if f["slower_than_regkit"] is None:
         return ""
     return f"{f['slower_than_regkit']:.1f}x" + (f" (target {f['target']:g}x)" if f["target"] else "")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import defaults, measure, readme, results, worker
-from tests.benchmarks.case import SIZES
+from tests.benchmarks import defaults, measure, memory, providers, readme, results, worker
+from tests.benchmarks.case import SIZES, Size
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.failing import CASES as FAILING
 
@@ -14,7 +14,7 @@ MACHINE = {"gpu": None, "cpu": "Some CPU", "device": "cpu", "threads": 2, "date"
 
 
 def test_failures_are_told_and_do_not_hide_the_rest():
-    options = worker.Options("cpu", 1, rounds=2, budget=1, memory=False, compile=False, patience=4, registry="tests.benchmarks.failing")
+    options = worker.Options("cpu", 1, rounds=2, budget=1, memory=False, compile=False, patience=10, registry="tests.benchmarks.failing")
     measuring = worker.Worker(options)
     try:
         found = measuring.measured(FAILING[0], "x-ray", {})
@@ -27,12 +27,27 @@ def test_failures_are_told_and_do_not_hide_the_rest():
     assert "differs from regkit cpp by" in found["failed"]["wrong"] and "by inf" in found["failed"]["not a number"]
     assert found["failed"]["fails"] == "ValueError: no such luck"
     assert found["failed"]["crashes"] == "its process ended with code -6"
-    assert found["failed"]["hangs"] == "no result after 4 seconds"
+    assert found["failed"]["hangs"] == "no result after 10 seconds"
 
 
 def test_slow_providers_get_fewer_rounds():
-    times = measure.interleaved({"slow": lambda: measure.time.sleep(0.06), "fast": lambda: ()}, "cpu", budget=0.1, rounds=5)
-    assert len(times["slow"].taken) == 1 and len(times["fast"].taken) == 5
+    sleep = measure.time.sleep
+    runs = {"slower": lambda: sleep(0.15), "slow": lambda: sleep(0.06), "fast": lambda: ()}
+    times = measure.interleaved(runs, "cpu", budget=0.1, rounds=5)
+    assert {name: len(t.taken) for name, t in times.items()} == {"slower": 1, "slow": 3, "fast": 5}
+
+
+@pytest.mark.gpu
+def test_measures_on_a_gpu():
+    case = next(case for case in CASES if case.name == "warp forward+backward (displacement)")
+    size = Size((48, 64, 48))
+    checked = providers.checked(case, size, "cuda", skip=lambda provider: "takes long" if provider.compiled else None)
+    assert not checked.failed and any(name.startswith("regkit") for name in checked.runs)
+    times = measure.interleaved(checked.runs, "cuda", budget=0.1, rounds=3)
+    assert all(0 < seconds < 0.1 for t in times.values() for seconds in t.taken)
+    gradient = 3 * 4 * size.voxels
+    assert all(memory.on_gpu(run) >= gradient for run in checked.runs.values())
+    assert 1e10 < measure.copy_bandwidth("cuda") < 1e14
 
 
 def figures(seconds: float) -> dict:

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from regkit import ops
+from regkit.ops.backends import interpreted
 from tests.ops.cases import SHAPES, assert_like_reference, randn
 from tests.ops.compare import assert_close
 
 
 def by_convolution(fixed, moving, points, patch_size, kernel_sizes):
     """The padded patches by slicing, the maps by one convolution a point and size."""
-    dims, half, reach = fixed.dim() - 2, patch_size // 2, max(kernel_sizes) // 2
+    dims, half, reach = fixed.dim() - 2, patch_size // 2, max(kernel_sizes, default=0) // 2
     margin = half + reach + 1
     crop = {2: F.conv2d, 3: F.conv3d}[dims]
     padded = [F.pad(x, [margin] * (2 * dims), mode="replicate") for x in (fixed, moving)]
@@ -56,6 +57,18 @@ def test_any_sizes(dims, patch_size, kernel_sizes):
         return ops.similarity_maps(fixed, moving, points, patch_size=patch_size, kernel_sizes=kernel_sizes)
 
     assert_like_reference(f"patch {patch_size}, kernels {kernel_sizes}", maps, (fixed, moving), 1e-12)
+
+
+@pytest.mark.skipif(not interpreted(), reason="on a GPU tests/kernels/test_triton.py covers it")
+@pytest.mark.parametrize(
+    "dims, patch_size, kernel_sizes", [(2, 11, (7, 1, 3)), (2, 5, (3, 3)), (2, 17, (1,)), (3, 3, (3, 5)), (3, 1, (1, 3)), (3, 3, ())]
+)
+def test_triton_any_sizes(dims, patch_size, kernel_sizes):
+    fixed, moving = (x[:1].float() for x in images(dims))
+    points, options = points_in(dims, 2)[:1], {"patch_size": patch_size, "kernel_sizes": kernel_sizes}
+    with ops.backend("triton"):
+        got = ops.similarity_maps(fixed, moving, points, **options)
+    assert_close("maps", got, by_convolution(fixed, moving, points, patch_size, kernel_sizes), 2e-6)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float16, 1e-3), (torch.bfloat16, 6e-3)], ids=str)

@@ -5,13 +5,15 @@ from dataclasses import replace
 import torch
 
 from regkit import ops
-from tests.benchmarks.case import OpCase, Peer
+from tests.benchmarks.case import OpCase, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import fireants, fused_lncc, lncc, monai, voxelmorph
+from tests.benchmarks.peers import correlate, fireants, fused_lncc, grid_sample, lncc, monai, voxelmorph
 
 WINDOW, EPS = 9, 1e-5
 SEPARABLE, MONAI, VOXELMORPH = "separable conv", "MONAI", "VoxelMorph's formula"
+TWO_OPS, COMPOSITE = "regkit's two ops", "grid_sample + separable conv"
 FUSED_LNCC, FIREANTS = "fused-lncc", "FireANTs"
+CONVOLUTION = "grouped conv"
 GPU = ("cuda",)
 
 
@@ -32,6 +34,20 @@ def peers_of(window: int) -> dict[str, Peer]:
     }
 
 
+PATCH, KERNELS = 27, (3, 5, 7, 9)
+
+
+def points_of(size: Size) -> int:
+    """How many points similarity_maps takes; few in images so small that they are for tests alone."""
+    return 512 if size.voxels > 1 << 20 else 5
+
+
+def images_and_points(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    images = {name: inputs.image(size, generator) for name in ("fixed", "moving")}
+    points = [torch.randint(n, (size.batch, points_of(size)), generator=generator) for n in size.spatial]
+    return {**images, "points": torch.stack(points, -1)}
+
+
 LNCC = OpCase(
     name=f"lncc window {WINDOW} forward+backward",
     op="lncc",
@@ -45,8 +61,43 @@ LNCC = OpCase(
     targets={SEPARABLE: 12, MONAI: 60},
     memory_target=6,
 )
+
+
+def image_warped_to_another(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"fixed": inputs.image(size, generator), "moving": inputs.image(size, generator), "u": inputs.displacement(size, generator)}
+
+
+WARP_LNCC = OpCase(
+    name=f"warp_lncc window {WINDOW} forward+backward",
+    op="warp_lncc",
+    inputs=image_warped_to_another,
+    gradient=("u",),
+    regkit=lambda fixed, moving, u: ops.warp_lncc(fixed, moving, u, window=WINDOW, eps=EPS),
+    peers={
+        TWO_OPS: Peer(lambda fixed, moving, u: ops.lncc(fixed, ops.warp(moving, u), window=WINDOW, eps=EPS)),
+        COMPOSITE: Peer(
+            lambda fixed, moving, u, identity: lncc.separable(fixed, grid_sample.warp(moving, u, identity), WINDOW, EPS),
+            prepare=grid_sample.with_identity,
+            compile=True,
+        ),
+    },
+    units=lambda size: size.voxels * size.channels,
+    bytes_per_unit=lambda size: 8 + 8 * size.dims / size.channels,  # two images, displacement, its gradient
+    flops_per_unit=lambda size: 190 if size.dims == 3 else 130,
+    tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+    targets={TWO_OPS: 1.3},
+    memory_target=5,  # the gradient is three
+)
 CASES = [
     LNCC,
+    WARP_LNCC,
+    replace(
+        WARP_LNCC,
+        name=f"warp_lncc window {WINDOW} forward+backward, recomputed",
+        regkit=lambda fixed, moving, u: ops.warp_lncc(fixed, moving, u, window=WINDOW, eps=EPS, recompute=True),
+        peers={TWO_OPS: WARP_LNCC.peers[TWO_OPS]},
+        targets={},
+    ),
     replace(
         LNCC,
         name=f"lncc window {WINDOW} forward+backward (both images)",
@@ -74,5 +125,20 @@ CASES = [
         peers={name: peer for name, peer in peers_of(7).items() if name != VOXELMORPH},  # that is for one channel
         sizes=("features",),
         dims=(3,),
+    ),
+    OpCase(
+        name=f"similarity_maps patch {PATCH}, kernels {', '.join(map(str, KERNELS))}",
+        op="similarity_maps",
+        inputs=images_and_points,
+        regkit=lambda fixed, moving, points: ops.similarity_maps(fixed, moving, points, patch_size=PATCH, kernel_sizes=KERNELS),
+        peers={
+            CONVOLUTION: Peer(lambda fixed, moving, points: correlate.convolution_similarity_maps(fixed, moving, points, PATCH, KERNELS))
+        },
+        unit="point",
+        units=points_of,
+        bytes_per_unit=4 * (2 + len(KERNELS)) * PATCH**3,  # what is written
+        flops_per_unit=2 * max(KERNELS) ** 3 * PATCH**3,  # of the largest kernel, which holds the others
+        dims=(3,),
+        sizes=("brain",),
     ),
 ]

@@ -39,6 +39,30 @@ def _cubes(features: torch.Tensor, points: torch.Tensor, radius: int) -> torch.T
     return features[0][:, i[:, :, None, None], j[:, None, :, None], k[:, None, None, :]].movedim(1, 0)
 
 
+def convolution_similarity_maps(
+    fixed: torch.Tensor,  # (1, 1, *spatial), 3-D
+    moving: torch.Tensor,  # (1, 1, *spatial)
+    points: torch.Tensor,  # (1, N, 3), integer voxels
+    patch_size: int,
+    kernel_sizes: tuple[int, ...],
+    chunk: int = 64,
+) -> torch.Tensor:  # (1, N, 2 + K, *patch)
+    """Patches by indexing, cosine maps by a grouped convolution a kernel size and a pooling of the squares for the local norms."""
+    half = patch_size // 2
+    out = fixed.new_empty(1, points.shape[1], 2 + len(kernel_sizes), *[patch_size] * 3)
+    for start in range(0, points.shape[1], chunk):
+        at = points[0, start : start + chunk].long()
+        part = out[0, start : start + chunk]
+        part[:, 0], part[:, 1] = _cubes(fixed, at, half)[:, 0], _cubes(moving, at, half)[:, 0]
+        for map_, size in enumerate(kernel_sizes, start=2):
+            kernels, windows = _cubes(fixed, at, size // 2), _cubes(moving, at, half + size // 2)
+            dots = F.conv3d(windows[None, :, 0], kernels, groups=len(at))[0]
+            squares = size**3 * F.avg_pool3d(windows.square(), size, stride=1)[:, 0]
+            norms = kernels.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+            part[:, map_] = dots / (norms * squares.sqrt() + 1e-6)
+    return out
+
+
 def displacements(search_radius: int, device: torch.device) -> torch.Tensor:  # ((2 search_radius + 1)^3, 3)
     axis = torch.arange(-search_radius, search_radius + 1.0, device=device)
     return torch.cartesian_prod(axis, axis, axis)

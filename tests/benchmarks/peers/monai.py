@@ -1,5 +1,7 @@
 """MONAI's layers."""
 
+import warnings
+
 import torch
 
 
@@ -17,7 +19,8 @@ def warp(image: torch.Tensor, u: torch.Tensor) -> dict:
     """For `call_warp`: MONAI's warping block."""
     from monai.networks.blocks import Warp
 
-    return {"image": image, "u": u, "block": Warp(mode="bilinear", padding_mode="zeros")}
+    with warnings.catch_warnings(action="ignore"):  # that it uses torch's grid_sample
+        return {"image": image, "u": u, "block": Warp(mode="bilinear", padding_mode="zeros")}
 
 
 def call_warp(image: torch.Tensor, u: torch.Tensor, block: torch.nn.Module) -> torch.Tensor:
@@ -26,3 +29,21 @@ def call_warp(image: torch.Tensor, u: torch.Tensor, block: torch.nn.Module) -> t
 
 def call_lncc(a: torch.Tensor, b: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
     return -loss(a, b)
+
+
+def diffusion(u: torch.Tensor) -> dict:
+    """For `call_on_displacement`: MONAI's diffusion loss, of central differences inside the border."""
+    from monai.losses import DiffusionLoss
+
+    return {"u": u, "loss": DiffusionLoss()}
+
+
+def bending(u: torch.Tensor) -> dict:
+    """For `call_on_displacement`: MONAI's bending energy, its mixed differences over three voxels an axis, inside the border."""
+    from monai.losses import BendingEnergyLoss
+
+    return {"u": u, "loss": BendingEnergyLoss()}
+
+
+def call_on_displacement(u: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
+    return loss(u)
