@@ -19,9 +19,11 @@ inline Lanes<arithmetic<Stored>> load_as_lanes(const Stored* source) {
     return load_lanes(source);
   } else {
 #if defined(__AVX512F__)
-    if constexpr (std::is_same_v<Stored, float16>) return (Lanes<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+    if constexpr (std::is_same_v<Stored, float16>)
+      return (Lanes<T>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
 #elif defined(__F16C__) && defined(__AVX2__)
-    if constexpr (std::is_same_v<Stored, float16>) return (Lanes<T>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+    if constexpr (std::is_same_v<Stored, float16>)
+      return (Lanes<T>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
 #endif
     T converted[kLaneCount<T>];
     for (int l = 0; l < kLaneCount<T>; ++l) converted[l] = load(source[l]);
