@@ -130,8 +130,8 @@ void in_vectors(int64_t cells, Function&& f) {
   }
 }
 
-// Works on some rows of one plane of one batch item after another. Of its scratch only the cells of the image are ever written: what is
-// around them stays zero.
+// Works on some rows of one plane of one batch item after another. Scratch is (rows, channels, cells): what one row takes lies together.
+// Only the cells of the image are ever written: what is around them stays zero.
 template <class Stored>
 class DenseRows {
   using T = arithmetic<Stored>;
@@ -140,12 +140,12 @@ class DenseRows {
   DenseRows(const DenseSizes& s, const DenseTile& tile)
       : s_(s),
         tile_(tile),
-        own_channel_(tile.rows * tile.cells),
-        window_channel_((tile.rows + 2 * s.radius[1] * s.stride) * tile.pitch),
+        own_row_(s.channels * tile.cells),
+        window_row_(s.channels * tile.pitch),
         scale_(T(1) / static_cast<T>(std::max<int64_t>(s.channels, 1))) {
     for (int d = 0; d < 3; ++d) cells_[d] = 2 * s.radius[d] + 1;
-    own_.assign(s.channels * own_channel_, T(0));
-    window_.assign(s.channels * window_channel_, T(0));
+    own_.assign(tile.rows * own_row_, T(0));
+    window_.assign((tile.rows + 2 * s.radius[1] * s.stride) * window_row_, T(0));
   }
 
   // Goes to rows [j0, j0 + tile.rows) of plane i, as far as there are so many.
@@ -160,11 +160,10 @@ class DenseRows {
     gather_own(a);
     for (int64_t di = 0; di < cells_[0]; ++di) {
       const bool inside = gather_window(b, di, ssd);
-      for (int64_t dj = 0; dj < cells_[1]; ++dj)
-        for (int64_t row = 0; row < rows_; ++row) {
+      for (int64_t row = 0; row < rows_; ++row)
+        for (int64_t dj = 0; dj < cells_[1]; ++dj) {
           const int64_t j = j0_ + row + (dj - s_.radius[1]) * s_.stride;
-          const bool zero = !ssd && (!inside || j < 0 || j >= s_.size[1]);
-          forward_row<ssd>(di, dj, row, zero, out);
+          forward_row<ssd>(di, dj, row, !ssd && (!inside || j < 0 || j >= s_.size[1]), out);
         }
     }
   }
@@ -173,7 +172,7 @@ class DenseRows {
   template <bool ssd>
   void backward(const Stored* grad, const Stored* own, const Stored* other, bool second, Stored* gradient) {
     if (ssd) gather_own(own);
-    sums_.assign(s_.channels * own_channel_, T(0));
+    sums_.assign(tile_.rows * own_row_, T(0));
     weights_.assign(cells_[1] * cells_[2] * tile_.cells, T(0));
     for (int64_t di = 0; di < cells_[0]; ++di) {
       // Outside, own voxels are compared with zeros (which has no gradient but ssd's), or with nothing.
@@ -187,7 +186,7 @@ class DenseRows {
     for (T& sum : sums_) sum *= (ssd ? 2 : 1) * scale_;
     for (int64_t c = 0; c < s_.channels; ++c)
       for (int64_t row = 0; row < rows_; ++row)
-        write_cells(sums_.data() + c * own_channel_ + row * tile_.cells, s_.size[2],
+        write_cells(sums_.data() + row * own_row_ + c * tile_.cells, s_.size[2],
                     gradient + ((c * s_.size[0] + i_) * s_.size[1] + j0_ + row) * s_.size[2]);
   }
 
@@ -196,7 +195,7 @@ class DenseRows {
 
   void gather_own(const Stored* map) {
     for (int64_t c = 0; c < s_.channels; ++c)
-      gather_rows(map + c * voxels(), s_.size, i_, j0_, rows_, tile_.cells, own_.data() + c * own_channel_);
+      gather_rows(map + c * voxels(), s_.size, i_, j0_, rows_, own_row_, own_.data() + c * tile_.cells);
   }
 
   // What the rows are compared with at displacement di along i; false where that plane is outside, and then only if wanted.
@@ -204,15 +203,15 @@ class DenseRows {
     const int64_t i = i_ + (di - s_.radius[0]) * s_.stride, reach = s_.radius[1] * s_.stride;
     const bool inside = i >= 0 && i < s_.size[0];
     for (int64_t c = 0; c < s_.channels && (inside || outside_too); ++c)
-      gather_rows(map + c * voxels(), s_.size, i, j0_ - reach, rows_ + 2 * reach, tile_.pitch,
-                  window_.data() + c * window_channel_ + tile_.reach);
+      gather_rows(map + c * voxels(), s_.size, i, j0_ - reach, rows_ + 2 * reach, window_row_,
+                  window_.data() + c * tile_.pitch + tile_.reach);
     return inside;
   }
 
   template <bool ssd>
   void forward_row(int64_t di, int64_t dj, int64_t row, bool zero, Stored* out) {
     constexpr int L = kLaneCount<T>;
-    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + (row + dj * s_.stride) * tile_.pitch;
+    const T *own = own_.data() + row * own_row_, *window = window_.data() + (row + dj * s_.stride) * window_row_;
     Stored* target = out + (((di * cells_[1] + dj) * cells_[2] * s_.size[0] + i_) * s_.size[1] + j0_ + row) * s_.size[2];
     if (zero) {
       for (int64_t dk = 0; dk < cells_[2]; ++dk)
@@ -223,7 +222,7 @@ class DenseRows {
       in_vectors<T>(tile_.cells, [&](auto v, int64_t k) {
         constexpr int Q = decltype(q)::value, V = decltype(v)::value;
         T sums[Q * V * L];
-        sum_channels<ssd, Q, V>(own + k, own_channel_, window + dk * s_.stride + k, window_channel_, s_.stride, s_.channels, scale_, sums);
+        sum_channels<ssd, Q, V>(own + k, tile_.cells, window + dk * s_.stride + k, tile_.pitch, s_.stride, s_.channels, scale_, sums);
         const int64_t count = std::min<int64_t>(V * L, s_.size[2] - k);
         for (int n = 0; n < Q; ++n) write_cells(sums + n * V * L, count, target + (dk + n) * voxels() + k);
       });
@@ -252,21 +251,21 @@ class DenseRows {
 
   template <bool ssd>
   void backward_row(int64_t row) {
-    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + row * tile_.pitch;
-    T* sums = sums_.data() + row * tile_.cells;
-    const DensePlane plane{{cells_[1], cells_[2]}, {s_.stride * tile_.pitch, s_.stride}};
+    const T *own = own_.data() + row * own_row_, *window = window_.data() + row * window_row_;
+    T* sums = sums_.data() + row * own_row_;
+    const DensePlane plane{{cells_[1], cells_[2]}, {s_.stride * window_row_, s_.stride}};
     in_blocks(s_.channels, [&](auto q, int64_t c) {
       in_vectors<T>(tile_.cells, [&](auto v, int64_t k) {
         constexpr int Q = decltype(q)::value, V = decltype(v)::value;
-        sum_displacements<ssd, Q, V>(weights_.data() + k, tile_.cells, own + c * own_channel_ + k, own_channel_,
-                                     window + c * window_channel_ + k, window_channel_, plane, sums + c * own_channel_ + k);
+        sum_displacements<ssd, Q, V>(weights_.data() + k, tile_.cells, own + c * tile_.cells + k, tile_.cells,
+                                     window + c * tile_.pitch + k, tile_.pitch, plane, sums + c * tile_.cells + k);
       });
     });
   }
 
   const DenseSizes& s_;
   const DenseTile& tile_;
-  int64_t own_channel_, window_channel_, cells_[3], i_ = 0, j0_ = 0, rows_ = 0;
+  int64_t own_row_, window_row_, cells_[3], i_ = 0, j0_ = 0, rows_ = 0;
   T scale_;
   std::vector<T> own_, window_, weights_, sums_;
 };
