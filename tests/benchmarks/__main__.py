@@ -93,7 +93,7 @@ def main() -> int:
         console.print(line, highlight=False, markup=False)
     console.print(f"{len(entries)} cases in {time.monotonic() - begin:.0f} s", highlight=False)
     if entries and not options.dry:
-        console.print(f"written to {path}", highlight=False)
+        console.print(f"written to {path}; --readme shows it in README", highlight=False)
     return int(bool(failures or late))
 
 
