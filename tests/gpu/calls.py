@@ -5,37 +5,16 @@ from collections.abc import Callable
 import torch
 
 from regkit import ops
-from tests.ops.cases import NAMES, Case, cases, displacement, label_map, randn
+from tests.ops.cases import NAMES, Case, cases, plain_cases, randn
 
 DEVICE = "cuda"
 ELEMENTS = 2**31  # what offsets of 32 bits cannot reach
 
 
-def without_gradient(spatial: tuple[int, ...], dtype: torch.dtype) -> dict[str, Case]:
-    """Ops that have no case of their own: those without a gradient, and correlate_keypoints."""
-    dims = len(spatial)
-    a, b = (randn(2, 3, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
-    u = 0.2 * displacement(spatial, seed=3, dtype=dtype)
-    image, labels, mask = randn(2, 3, *spatial, seed=4).mul(9).to(torch.int16), label_map(spatial), label_map(spatial, seed=1)
-    points = (randn(2, 5, dims, seed=5) + 1) * torch.tensor(spatial) / 2
-    search = {"search_radius": 3, "patch_radius": 1}
-    return {
-        "warp_nearest": Case(lambda u: ops.warp(image, u, mode="nearest"), (u,)),
-        "warp_labels": Case(lambda u: ops.warp_labels(labels, u, mode="majority"), (u,)),
-        "invert": Case(lambda u: ops.invert(u, iterations=5), (u,)),
-        "jacobian_summary": Case(lambda u: torch.stack(list(ops.jacobian_summary(u, mask=mask))), (u,)),
-        "best_displacement": Case(lambda a, b: ops.best_displacement(a, b, points, **search), (a, b)),
-        "correlate_keypoints ssd": Case(lambda a, b: ops.correlate_keypoints(a, b, points, **search), (a, b)),
-        "correlate_keypoints cosine": Case(lambda a, b: ops.correlate_keypoints(a, b, points, metric="cosine", **search), (a, b)),
-        "smooth": Case(lambda a: ops.smooth(a), (a,)),
-        "mind_ssc": Case(lambda a: ops.mind_ssc(a[:, :1]), (a,)),
-    }
-
-
 def all_cases(spatial: tuple[int, ...], dtype: torch.dtype, device: str = DEVICE) -> dict[str, Case]:
     """A case of every op on a device, with the tensors that its function holds."""
     with torch.device(device):
-        return cases(spatial, dtype=dtype) | without_gradient(spatial, dtype)
+        return cases(spatial, dtype=dtype) | plain_cases(spatial, dtype=dtype)
 
 
 def _op(name: str) -> str:
@@ -45,7 +24,7 @@ def _op(name: str) -> str:
 # Every case by every backend that runs it on a GPU; by the reference where that is all there is.
 PAIRS = [
     (name, backend)
-    for name in (*NAMES, *without_gradient((3, 4), torch.float32))
+    for name in (*NAMES, *plain_cases((3, 4), 1))
     for backend in [b for b in ("cuda", "triton") if b in ops.available(_op(name))] or ["reference"]
 ]
 

@@ -20,7 +20,9 @@ class Case:
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    """The same numbers on every device, of which the default one is taken (`with torch.device(...)`)."""
+    numbers = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
+    return numbers.to(dtype=dtype, device=torch.get_default_device())
 
 
 def displacement(
@@ -45,6 +47,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
+    search = {"search_radius": 2, "patch_radius": 3 - dims, "center": center}
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
     points = randn(batch, 3, dims, seed=8) * 6
     fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
@@ -73,6 +76,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=4 - dims), (a, b)),
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
+        "correlate_keypoints": Case(lambda a, b: ops.correlate_keypoints(a, b, keypoints, metric="cosine", **search), (a, b)),
         "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
         "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
         "soft_dice zeros": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=(2, 1, 5)), (u,)),
@@ -94,7 +98,14 @@ NAMES = tuple(cases((3, 4), 1))
 def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
     """The same for ops that are not differentiable."""
     u = displacement(spatial, batch, 3, dtype)
+    a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
+    image, labels = randn(batch, 2, *spatial, seed=4).mul(9).to(torch.int16), label_map(spatial, batch)
+    keypoints = (randn(batch, 5, len(spatial), seed=6) + 1) * (torch.tensor(spatial) / 2)
     return {
+        "warp_nearest": Case(lambda u: ops.warp(image, u, mode="nearest"), (u,)),
+        "warp_labels": Case(lambda u: ops.warp_labels(labels, u, mode="majority"), (u,)),
+        "invert": Case(lambda u: ops.invert(0.2 * u, iterations=5), (u,)),
+        "best_displacement": Case(lambda a, b: ops.best_displacement(a, b, keypoints, search_radius=2, patch_radius=1), (a, b)),
         "jacobian_summary": Case(lambda u: torch.stack(ops.jacobian_summary(u)), (u,)),
         "jacobian_summary masked": Case(lambda u: torch.stack(ops.jacobian_summary(u, mask=u[:, :1] > 0)), (u,)),
     }
