@@ -152,7 +152,7 @@ def _gradient(fixed, moving, u, table, tables, out, first, length, none, mi, mj,
 
 @lru_cache(maxsize=64)
 def _table(labels: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Codes of all numbers from the smallest label to the largest. Kept: a copy of a list to a GPU waits for it, which no graph captures."""
+    """Codes of all numbers from the smallest label to the largest. Kept: a copy of a list to a GPU waits for it; no graph captures that."""
     codes = [len(labels)] * (max(labels) - min(labels) + 1)
     for code, label in enumerate(labels):
         codes[label - min(labels)] = code

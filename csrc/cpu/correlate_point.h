@@ -25,7 +25,8 @@ class PointGradient {
   }
 
   // Goes to one keypoint, with alpha times scale, and beta where there is one, of the planes [begin, end) of its search.
-  void move(const FeatureImage<Stored>& moving, const Position& center, const T* alpha, T scale, const T* beta, int64_t begin, int64_t end) {
+  void move(const FeatureImage<Stored>& moving, const Position& center, const T* alpha, T scale, const T* beta, int64_t begin,
+            int64_t end) {
     for (int d = 0; d < 3; ++d) start_[d] = center.at[d] + layout_.first[d];
     const RowSpan span(start_[2], cells_, moving.size[2]);
     first_ = span.first;

@@ -20,8 +20,13 @@ class Backward {
 
  public:
   Backward(const SearchCall<Stored>& call, const SimilarityGradient<T>& gradient, T* grad_fixed, T* grad_moving)
-      : call_(call), s_(call.sizes), layout_(s_), points_(PointGradient<Stored>::serves(layout_, call.moving.channels_last)), gradient_(gradient),
-        grad_fixed_(grad_fixed), grad_moving_(grad_moving) {
+      : call_(call),
+        s_(call.sizes),
+        layout_(s_),
+        points_(PointGradient<Stored>::serves(layout_, call.moving.channels_last)),
+        gradient_(gradient),
+        grad_fixed_(grad_fixed),
+        grad_moving_(grad_moving) {
     if (grad_fixed) patches_.resize(s_.batch * s_.keypoints * s_.channels * layout_.patch_count);
     if (grad_moving) {
       const int64_t size = s_.batch * s_.channels, voxels = s_.moving_voxels();
@@ -152,7 +157,8 @@ class Backward {
       } else {
         WindowGradient<Stored> window(s_, layout_, slabs.begin(slab), slabs.end(slab));
         each([&](int64_t at, int64_t n) {
-          window.add(fixed(item), moving(item), groups.begin(group), groups.end(group), keypoint(n), center(n), alpha(at), beta(at), gradient);
+          window.add(fixed(item), moving(item), groups.begin(group), groups.end(group), keypoint(n), center(n), alpha(at), beta(at),
+                     gradient);
         });
       }
     });
