@@ -13,8 +13,7 @@ ELEMENTS = 2**31  # what offsets of 32 bits cannot reach
 
 def all_cases(spatial: tuple[int, ...], dtype: torch.dtype, device: str = DEVICE) -> dict[str, Case]:
     """A case of every op on a device, with the tensors that its function holds."""
-    with torch.device(device):
-        return cases(spatial, dtype=dtype) | plain_cases(spatial, dtype=dtype)
+    return cases(spatial, dtype=dtype, device=device) | plain_cases(spatial, dtype=dtype, device=device)
 
 
 def _op(name: str) -> str:

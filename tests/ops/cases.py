@@ -20,9 +20,7 @@ class Case:
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """The same numbers on every device, of which the default one is taken (`with torch.device(...)`)."""
-    numbers = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
-    return numbers.to(dtype=dtype, device=torch.get_default_device())
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def displacement(
@@ -47,7 +45,6 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
-    search = {"search_radius": 2, "patch_radius": 3 - dims, "center": center}
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
     points = randn(batch, 3, dims, seed=8) * 6
     fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
@@ -55,7 +52,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     keypoints, center, basis, points = (t.to(device) for t in (keypoints, center, basis, points))
     fixed_labels, moving_labels = fixed_labels.to(device), moving_labels.to(device)
     few = a[:1, :1, :3, :8].contiguous() if dims == 3 else a[:, :1].contiguous()  # for Triton's interpreter: mind_ssc takes seconds there
-    search = {"search_radius": 2, "patch_radius": 1, "center": center}
+    search = {"search_radius": 2, "patch_radius": 3 - dims, "center": center}
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
@@ -95,12 +92,13 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
 NAMES = tuple(cases((3, 4), 1))
 
 
-def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, Case]:
     """The same for ops that are not differentiable."""
     u = displacement(spatial, batch, 3, dtype)
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
     image, labels = randn(batch, 2, *spatial, seed=4).mul(9).to(torch.int16), label_map(spatial, batch)
     keypoints = (randn(batch, 5, len(spatial), seed=6) + 1) * (torch.tensor(spatial) / 2)
+    u, a, b, image, labels, keypoints = (t.to(device) for t in (u, a, b, image, labels, keypoints))
     return {
         "warp_nearest": Case(lambda u: ops.warp(image, u, mode="nearest"), (u,)),
         "warp_labels": Case(lambda u: ops.warp_labels(labels, u, mode="majority"), (u,)),
