@@ -48,14 +48,19 @@ FieldSizes field_sizes(int dims, int64_t batch, const Size3& field, const Size3&
   return {dims, batch, {field[0], field[1], field[2]}, {output[0], output[1], output[2]}};
 }
 
-template <class T>
+template <class Stored>
 void define_warp(py::module_& m, const std::string& type) {
+  using T = arithmetic<Stored>;
   m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+    warp_linear(at<Stored>(image), at<T>(u), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
   m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+    warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
+}
+
+template <class T>
+void define_warp_grad_image(py::module_& m, const std::string& type) {
   m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
     warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
   }, Release());
@@ -259,6 +264,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
 #endif
   define_warp<float>(m, "float32");
   define_warp<double>(m, "float64");
+  define_warp<float16>(m, "float16");
+  define_warp<bfloat16>(m, "bfloat16");
+  define_warp_grad_image<float>(m, "float32");
+  define_warp_grad_image<double>(m, "float64");
   define_warp_nearest<uint8_t>(m, "8");
   define_warp_nearest<uint16_t>(m, "16");
   define_warp_nearest<uint32_t>(m, "32");

@@ -2,8 +2,8 @@
 
 A program takes a few keypoints and goes through their whole cubes, BLOCK_L displacements at a time. Each lane keeps a result of its own,
 rescaled sums of a soft-max (as in online soft-max) or the best displacement, and lanes are combined once, at the end: no shuffle in the
-loop but the sum over channels. Memory sees the features and 4 numbers a keypoint; gathers from L1 and L2 bound it, C s bytes a displacement and
-patch sample, and then two exponentials a displacement.
+loop but the sum over channels. Memory sees the features and 4 numbers a keypoint; gathers from L1 and L2 bound it, C s bytes a
+displacement and patch sample, and then two exponentials a displacement.
 """
 
 import triton

@@ -1,9 +1,9 @@
 """lncc(fixed, warp(moving, displacement)) and its gradient by the displacement, in Triton.
 
-The windows need each warped value many times, and Triton cannot keep planes of them on the chip, so the warped image lies in memory while the
-op runs: for one batch item, as does the gradient by it; both are gone when it returns, and nothing of them is saved for backward. (CUDA C++ can
-do all of it in one kernel.) Bytes a voxel in 3-D with one channel of float32: 20 for the warp, 84 for lncc.py's kernels, 32 for the gradient
-by the displacement: 136 together.
+The windows need each warped value many times, and Triton cannot keep planes of them on the chip. So the warped image of one batch item lies
+in memory while the op runs, as does the gradient by it; both are gone when it returns, and nothing of them is saved for backward. (CUDA C++
+can do all of it in one kernel.) Bytes a voxel in 3-D with one channel of float32: 20 for the warp, 84 for lncc.py's kernels, 32 for the
+gradient by the displacement: 136 together, 219 us at 160 x 192 x 224 and 4.3 TB/s.
 """
 
 import torch

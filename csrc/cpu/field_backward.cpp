@@ -38,8 +38,10 @@ Reach row_reach(const From& v, int64_t b, int64_t row, int64_t plane, const Exte
 }
 
 // result = g + sum over c of g_c * (derivative of u_c by each axis), D numbers for each voxel of a block; may write one number too far.
-template <bool whole, int D, class Index, class T>
-inline void grad_at_samples(const Samples<D, Index, T>& s, const T* field, const Runs<D>& runs, int lanes, int count, const T* g, T* result) {
+template <int D, class Index, class T>
+inline void grad_at_samples(const Samples<D, Index, T>& s, const T* field, const Extent<D>& e, const Runs<D>& runs, int lanes, const T* g, T* result) {
+  const bool whole = s.inside_array;
+  const int numbers = e.n[D - 1] > 1 ? 2 * D : D;
   const T *fk = s.f[D - 1], *fj = s.f[D - 2], *fi = s.f[0];
   const T* run[Runs<D>::kCount];
   for (int r = 0; r < Runs<D>::kCount; ++r) run[r] = field + runs.offset[r];
@@ -47,7 +49,7 @@ inline void grad_at_samples(const Samples<D, Index, T>& s, const T* field, const
   for (int l = 0; l < lanes; ++l) {
     const int64_t cell = static_cast<int64_t>(s.offset[l]) * D;
     Pair<D, T> at[Runs<D>::kCount], by[D];  // by: derivative by axes i and j; for k, what the derivative is the difference of
-    for (int r = 0; r < Runs<D>::kCount; ++r) load_pair<whole, D>(at[r], run[r] + cell, count);
+    for (int r = 0; r < Runs<D>::kCount; ++r) load_pair<D>(at[r], run[r] + cell, whole, numbers);
     if constexpr (D == 3) {
       const Pair<D, T> step_low = at[1] - at[0], step_high = at[3] - at[2];
       const Pair<D, T> low = at[0] + fj[l] * step_low, high = at[2] + fj[l] * step_high;
@@ -142,9 +144,7 @@ struct Backward {
       if (!own && !reaches) continue;
       grad.read_packed(b, voxel, lanes, g);
       if (own) {
-        const T* source = u + b * field_voxels * D;
-        if (samples.inside_array) grad_at_samples<true>(samples, source, runs, lanes, 2 * D, g, result);
-        else grad_at_samples<false>(samples, source, runs, lanes, field.n[D - 1] > 1 ? 2 * D : D, g, result);
+        grad_at_samples(samples, u + b * field_voxels * D, field, runs, lanes, g, result);
         if (square) {
           T* target = volume + voxel * D;
           if (lanes == kLanes) {

@@ -170,15 +170,15 @@ inline void locate(Samples<D, Index, T>& s, const T (&c)[D][kLanes], const Exten
   s.inside_array = e.n[D - 1] > 1 && int64_t(highest) * D + runs.offset[Runs<D>::kCount - 1] + kPair<D, T> <= readable * D;
 }
 
-// Two neighbours along k; `count` numbers of them exist.
-template <bool whole, int D, class T>
-inline void load_pair(Pair<D, T>& pair, const T* source, int count) {
-  if constexpr (whole) {
+// Two neighbours along k. Where a whole vector would reach past the array, only the `numbers` that exist are read; the sums are the same code.
+template <int D, class T>
+inline void load_pair(Pair<D, T>& pair, const T* source, bool whole, int numbers) {
+  if (whole) {
     std::memcpy(&pair, source, sizeof pair);
   } else {
-    T numbers[kPair<D, T>] = {};
-    for (int n = 0; n < count; ++n) numbers[n] = source[n];
-    std::memcpy(&pair, numbers, sizeof pair);
+    T some[kPair<D, T>] = {};
+    for (int n = 0; n < numbers; ++n) some[n] = source[n];
+    std::memcpy(&pair, some, sizeof pair);
   }
 }
 
@@ -239,12 +239,15 @@ inline void run_weights(const Samples<D, Index, T>& s, T (&weight)[1 << (D - 1)]
   }
 }
 
-template <bool whole, int D, class Index, class T>
-inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Runs<D>& runs, int lanes, int count, T* value) {
+// value[l * D + d] = component d of the field at sample l; value has room for kLanes * D + 1 numbers.
+template <int D, class Index, class T>
+inline void sample(const Samples<D, Index, T>& s, const T* field, const Extent<D>& e, const Runs<D>& runs, int lanes, T* value) {
   constexpr int kCount = Runs<D>::kCount;
   alignas(64) T weight[kCount][kLanes], rest[kLanes];
   alignas(64) Index start[kLanes];
   run_weights(s, weight);
+  const bool whole = s.inside_array;
+  const int numbers = e.n[D - 1] > 1 ? 2 * D : D;
   for (int l = 0; l < kLanes; ++l) rest[l] = 1 - s.f[D - 1][l];
   for (int l = 0; l < kLanes; ++l) start[l] = s.offset[l];
   const T* run[kCount];
@@ -254,10 +257,10 @@ inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Ru
   for (int l = 0; l < lanes; ++l) {
     const int64_t cell = static_cast<int64_t>(start[l]) * D;
     Pair<D, T> sum, pair;
-    load_pair<whole, D>(sum, run[0] + cell, count);
+    load_pair<D>(sum, run[0] + cell, whole, numbers);
     sum *= weight[0][l];
     for (int r = 1; r < kCount; ++r) {
-      load_pair<whole, D>(pair, run[r] + cell, count);
+      load_pair<D>(pair, run[r] + cell, whole, numbers);
       sum += weight[r][l] * pair;
     }
     Cell<D, T> low, high;
@@ -265,14 +268,6 @@ inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Ru
     low = rest[l] * low + s.f[D - 1][l] * high;
     std::memcpy(value + l * D, &low, sizeof low);  // the fourth number is overwritten by the next voxel
   }
-}
-
-// value[l * D + d] = component d of the field at sample l; value has room for kLanes * D + 1 numbers.
-template <int D, class Index, class T>
-inline void sample(const Samples<D, Index, T>& s, const T* field, const Extent<D>& e, const Runs<D>& runs, int lanes, T* value) {
-  if (s.inside_array && lanes == kLanes) sample_lanes<true, D>(s, field, runs, kLanes, 2 * D, value);
-  else if (s.inside_array) sample_lanes<true, D>(s, field, runs, lanes, 2 * D, value);
-  else sample_lanes<false, D>(s, field, runs, lanes, e.n[D - 1] > 1 ? 2 * D : D, value);
 }
 
 // Calls call(D, index type) as compile-time constants. Voxel numbers within a volume fit 32 bits up to 2^31 voxels.

@@ -3,6 +3,7 @@
 // between.
 #include "cpu/mind.h"
 
+#include "cpu/convert.h"
 #include "cpu/exponential.h"
 #include "cpu/mind_rows.h"
 #include "cpu/mind_variance.h"
@@ -70,7 +71,7 @@ void mind_ssc(const arithmetic<Stored>* image, Stored* out, const MindSizes& s, 
           const Lanes<T> scale = T(-1.4426950408889634) / bounds.clamp(distances<C, Radius>(boxes, k, s.radius, q));  // e^x = 2^(x / ln 2)
           for (int c = 0; c < C; ++c) q[c] = exp2_nonpositive(q[c] * scale);
           if (s.pool == 1) {
-            for (int c = 0; c < C; ++c) store_stored(descriptors.row(c) + k, q[c]);
+            for (int c = 0; c < C; ++c) store_from_lanes(descriptors.row(c) + k, q[c]);
           } else {
             for (int c = 0; c < C; ++c) {
               T* sum = pool.row(j, c) + k;

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/half_lanes.h"
+#include "cpu/convert.h"
 #include "cpu/mind_sweep.h"
 #include "cpu/stream.h"
 

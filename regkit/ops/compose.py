@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, packed
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def compose(
@@ -72,8 +72,13 @@ def _cpp_backward(grad, u, v, need_u, need_v):
     )
 
 
-register("compose", reference=reference.compose, cpp=_cpp)
-register("compose_backward", reference=reference.compose_backward, cpp=_cpp_backward)
+register("compose", reference=reference.compose, cpp=_cpp, triton=triton_kernel("compose", "compose"))
+register(
+    "compose_backward",
+    reference=reference.compose_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("compose", "compose_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

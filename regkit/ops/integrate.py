@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, packed
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.reference.integrate import saved_format
 
 
@@ -113,8 +113,18 @@ def _cpp_backward(grad, velocity, saved, steps):
     return packed.unpack(g, grad.shape, 0.5**steps).to(grad.dtype)
 
 
-register("integrate_velocity", reference=reference.integrate_velocity, cpp=_cpp)
-register("integrate_velocity_backward", reference=reference.integrate_velocity_backward, cpp=_cpp_backward)
+register(
+    "integrate_velocity",
+    reference=reference.integrate_velocity,
+    cpp=_cpp,
+    triton=triton_kernel("integrate", "integrate_velocity"),
+)
+register(
+    "integrate_velocity_backward",
+    reference=reference.integrate_velocity_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("integrate", "integrate_velocity_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -126,6 +126,8 @@ def _calls() -> dict[str, tuple]:
         "lncc": (a.detach(), b, b[:, :1].abs(), 5, 1e-5, False, True),
         "lncc_map": (a, b, 5, 1e-5),
         "lncc_map_backward": (b, a.detach(), b, 5, 1e-5, False, True),
+        "warp_lncc": (a.detach(), b, u.detach().requires_grad_(), b[:, :1].abs(), 5, 1, 0.0, 1e-5, True),
+        "warp_lncc_backward": (torch.tensor(0.5), a.detach(), b, u.detach(), None, 5, 0, 0.5, 1e-5),
         "compose": (u, v.requires_grad_()),
         "compose_backward": (v.detach(), u.detach(), v.detach(), True, True),
         "integrate_velocity": (u.requires_grad_(), 3, True),

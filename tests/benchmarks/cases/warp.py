@@ -27,6 +27,10 @@ def velocity(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {"v": v, "grad_out": inputs.noise(size.dims, size, generator)}
 
 
+def velocity_and_gradient(size, generator):
+    return inputs.one_displacement(size, generator) | {"grad_out": inputs.noise(size.dims, size, generator)}
+
+
 def per_voxel(outputs: Outputs) -> Outputs:
     """A gradient by a normalised grid (last axis first, components last) as one by a displacement in voxels."""
     value, gradient = outputs
@@ -75,6 +79,29 @@ HALF = {
     "targets": {},
 }
 
+STEPS, ROUNDS = 7, 10
+INTEGRATE = OpCase(
+    name=f"integrate_velocity {STEPS} steps",
+    op="integrate_velocity",
+    inputs=inputs.one_displacement,
+    regkit=lambda u: ops.integrate_velocity(u, steps=STEPS),
+    # VoxelMorph's layers take 0 outside, these the border, so that results can be compared; it costs the same.
+    peers={COMPOSITE: Peer(grid_sample.integrate, prepare=grid_sample.with_identity, compile=True)},
+    bytes_per_unit=lambda size: STEPS * 8 * size.dims,  # a step reads a field and writes one
+    flops_per_unit=lambda size: STEPS * (81 if size.dims == 3 else 34),
+)
+INTEGRATE_GRADIENT = replace(
+    INTEGRATE,
+    name=f"integrate_velocity {STEPS} steps forward+backward",
+    inputs=velocity_and_gradient,
+    gradient=("u",),
+    # Forward; all fields but the last once more; and a step of backward reads a field and a gradient and writes one.
+    bytes_per_unit=lambda size: (8 * STEPS + 8 * (STEPS - 1) + 12 * STEPS) * size.dims,
+    flops_per_unit=lambda size: (STEPS + STEPS - 1) * (81 if size.dims == 3 else 34) + STEPS * (210 if size.dims == 3 else 90),
+    tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+    targets={COMPOSITE: 8},
+)
+
 CASES = [
     WARP,
     WARP_GRADIENT,
@@ -106,5 +133,25 @@ CASES = [
         flops_per_unit=lambda size: 7 * (81 + 81 + 210) if size.dims == 3 else 7 * (34 + 34 + 80),
         tolerance=1e-2,
         targets={VECINT: 8},
+    ),
+    INTEGRATE,
+    INTEGRATE_GRADIENT,
+    replace(
+        INTEGRATE_GRADIENT,
+        name=f"integrate_velocity {STEPS} saved steps forward+backward",
+        regkit=lambda u: ops.integrate_velocity(u, steps=STEPS, save_steps=True),
+        bytes_per_unit=lambda size: 20 * STEPS * size.dims,
+        flops_per_unit=lambda size: STEPS * (291 if size.dims == 3 else 124),
+    ),
+    OpCase(
+        name=f"invert {ROUNDS} rounds",
+        op="invert",
+        inputs=inputs.one_displacement,
+        regkit=lambda u: ops.invert(u, iterations=ROUNDS, tolerance=0.0),  # every voxel goes through all rounds, as the peer's do
+        peers={
+            COMPOSITE: Peer(lambda u, identity: grid_sample.invert(u, identity, ROUNDS), prepare=grid_sample.with_identity, compile=True)
+        },
+        bytes_per_unit=lambda size: 8 * size.dims,
+        flops_per_unit=lambda size: ROUNDS * (81 if size.dims == 3 else 34),
     ),
 ]
