@@ -6,10 +6,12 @@ So a program takes ROWS rows (9 of a patch of 27) of one plane, one column a lan
 (i, k) of the kernel it loads each of the ROWS + 8 rows of the moving image once, and uses it for the up to 9 sums that it counts in: 81
 multiply-adds for 17 loads and 9 of the fixed kernel's values, which all lanes share.
 
-Kernels are crops of one another, and share their sums too. Offsets (i, k) are taken in rings, one for each kernel size, smallest first; a tap
-(i, j, k) belongs to the smallest kernel that holds it, and each of these shells has sums of its own. When a ring is done, so is its kernel:
-its dot products are those of the shells so far, and its local norms are sums of squares over the rows' running totals of the rings so far.
-Nothing is subtracted, so that a dark region beside a bright one keeps its precision.
+Kernels are crops of one another, and share their sums too. Offsets (i, k) are taken in rings, one for each kernel size, smallest first;
+a tap (i, j, k) belongs to the smallest kernel that holds it, and each of these shells has sums of its own. When a ring is done, so is its
+kernel: its dot products are those of the shells so far, and its local norms are sums of squares over the rows' totals of the rings so
+far. Nothing is subtracted, so that a dark region beside a bright one keeps its precision.
+
+For a patch of 27 and kernels up to 9 this takes 164 registers on NVIDIA GPUs, no spills, and 12 warps a multiprocessor.
 """
 
 import triton
@@ -34,7 +36,8 @@ def _add(values, INDEX: tl.constexpr, value):
 
 @triton.jit
 def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, fi, fj, fk, mi, mj, mk, RADIUS: tl.constexpr,
-          INNER: tl.constexpr, SHELLS: tl.constexpr, REACH: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
+          INNER: tl.constexpr, SHELLS: tl.constexpr, REACH: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+          OFFSET: tl.constexpr):  # fmt: skip
     """Adds what the offsets (i, k) in the ring INNER < max(|i|, |k|) <= RADIUS contribute to the sums.
 
     SHELLS: of the taps at offsets -REACH .. REACH along j.
