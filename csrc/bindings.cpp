@@ -19,7 +19,6 @@
 #include "cpu/lncc.h"
 #include "cpu/majority.h"
 #include "cpu/mind.h"
-#include "cpu/scaled.h"
 #include "cpu/similarity_maps.h"
 #include "cpu/smooth.h"
 #include "cpu/soft_dice.h"
@@ -49,14 +48,19 @@ FieldSizes field_sizes(int dims, int64_t batch, const Size3& field, const Size3&
   return {dims, batch, {field[0], field[1], field[2]}, {output[0], output[1], output[2]}};
 }
 
-template <class T>
+template <class Stored>
 void define_warp(py::module_& m, const std::string& type) {
+  using T = arithmetic<Stored>;
   m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+    warp_linear(at<Stored>(image), at<T>(u), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
   m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+    warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
   }, Release());
+}
+
+template <class T>
+void define_warp_grad_image(py::module_& m, const std::string& type) {
   m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
     warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
   }, Release());
@@ -165,11 +169,11 @@ void define_dense(py::module_& m, const std::string& type) {
 template <class Stored>
 void define_mind(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
-  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_" + type).c_str(), [](Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc(at<T>(image), at<Stored>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
-  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, bool channels_last, int threads) {
-    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, channels_last}, threads);
+  m.def(("mind_ssc_backward_" + type).c_str(), [](Address grad, Address image, Address out, int dims, int64_t batch, Size3 size, int64_t radius, int64_t dilation, int64_t pool, bool channels_last, int threads) {
+    mind_ssc_backward(at<Stored>(grad), at<T>(image), at<T>(out), {dims, batch, {size[0], size[1], size[2]}, radius, dilation, pool, channels_last}, threads);
   }, Release());
 }
 
@@ -186,14 +190,14 @@ void define_field(py::module_& m, const std::string& type) {
   m.def(("field_pack_" + type).c_str(), [](Address planar, Address packed, int dims, int64_t batch, int64_t voxels, double scale, int threads) {
     field_pack<T>(at<T>(planar), at<T>(packed), dims, batch, voxels, static_cast<T>(scale), threads);
   }, Release());
-  m.def(("field_unpack_sums_" + type).c_str(), [](Address sums, Address planar, int dims, int64_t batch, int64_t voxels, double scale, int threads) {
-    field_unpack_sums<T>(at<T>(sums), at<T>(planar), dims, batch, voxels, static_cast<T>(scale), threads);
+  m.def(("field_unpack_" + type).c_str(), [](Address packed, Address planar, int dims, int64_t batch, int64_t voxels, double scale, int threads) {
+    field_unpack<T>(at<T>(packed), at<T>(planar), dims, batch, voxels, static_cast<T>(scale), threads);
   }, Release());
   m.def(("field_compose_" + type).c_str(), [](Address u, Address v, bool v_packed, Address out, bool out_packed, int dims, int64_t batch, Size3 in, Size3 of, int threads) {
     field_compose<T>(at<T>(u), at<T>(v), v_packed, at<T>(out), out_packed, field_sizes(dims, batch, in, of), threads);
   }, Release());
-  m.def(("field_compose_backward_" + type).c_str(), [](Address grad, bool grad_planar, Address u, Address v, bool square, Address sums, Address grad_v, int dims, int64_t batch, Size3 in, Size3 of, int threads) {
-    field_compose_backward<T>(at<T>(grad), grad_planar, at<T>(u), at<T>(v), square, at<T>(sums), at<T>(grad_v), field_sizes(dims, batch, in, of), threads);
+  m.def(("field_compose_backward_" + type).c_str(), [](Address grad, bool grad_packed, Address u, Address v, bool square, Address grad_u, Address grad_v, int dims, int64_t batch, Size3 in, Size3 of, int threads) {
+    field_compose_backward<T>(at<T>(grad), grad_packed, at<T>(u), at<T>(v), square, at<T>(grad_u), at<T>(grad_v), field_sizes(dims, batch, in, of), threads);
   }, Release());
   m.def(("field_invert_" + type).c_str(), [](Address u, Address v, int dims, int64_t batch, Size3 size, int iterations, double tolerance, int threads) {
     field_invert<T>(at<T>(u), at<T>(v), field_sizes(dims, batch, size, size), iterations, static_cast<T>(tolerance), threads);
@@ -219,13 +223,6 @@ void define_jacobian(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("jacobian_summary_" + type).c_str(), [](Address u, Address mask, Address figures, int dims, int64_t batch, Size3 size, int threads) {
     jacobian_summary<T>({at<T>(u), at<uint8_t>(mask), at<double>(figures), {dims, batch, {size[0], size[1], size[2]}}}, threads);
-  }, Release());
-}
-
-template <class T>
-void define_scaled(py::module_& m, const std::string& type) {
-  m.def(("scaled_" + type).c_str(), [](Address x, Address out, double factor, int64_t elements, int threads) {
-    scaled<T>(at<T>(x), static_cast<T>(factor), at<T>(out), elements, threads);
   }, Release());
 }
 
@@ -267,6 +264,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
 #endif
   define_warp<float>(m, "float32");
   define_warp<double>(m, "float64");
+  define_warp<float16>(m, "float16");
+  define_warp<bfloat16>(m, "bfloat16");
+  define_warp_grad_image<float>(m, "float32");
+  define_warp_grad_image<double>(m, "float64");
   define_warp_nearest<uint8_t>(m, "8");
   define_warp_nearest<uint16_t>(m, "16");
   define_warp_nearest<uint32_t>(m, "32");
@@ -305,8 +306,6 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_bending<double>(m, "float64");
   define_jacobian<float>(m, "float32");
   define_jacobian<double>(m, "float64");
-  define_scaled<float>(m, "float32");
-  define_scaled<double>(m, "float64");
   define_smooth<float>(m, "float32");
   define_smooth<double>(m, "float64");
   define_upsample<float>(m, "float32");

@@ -1,9 +1,9 @@
 """Mean squared second differences and their gradient in one pass, in Triton. Formulas: csrc/core/bending.h.
 
-Bytes a value (float32): 4 read, and 4 written with the gradient. The stencil has 25 points: read anew for every plane, they would load L1 with
-100 bytes a value, several times what memory must bring. So a program marches through planes i of a tile of 8 x 32 voxels and carries in
-registers what the next planes need again: the field at i - 2 .. i + 2 and its differences along j and k at i - 1 .. i + 1. Each plane then reads
-13 points; only the four planes around a chunk are read twice.
+Bytes a value (float32): 4 read, and 4 written with the gradient. The stencil has 25 points: read anew for every plane, they would load L1
+with 100 bytes a value, several times what memory must bring. So a program marches through planes i of a tile of 8 x 32 voxels and carries
+in registers what the next planes need again: the field at i - 2 .. i + 2 and its differences along j and k at i - 1 .. i + 1. Each plane
+then reads 13 points; only the four planes around a chunk are read twice.
 A program adds its squares into one number of a buffer, which torch sums in float64: the same bits in every run.
 """
 

@@ -6,8 +6,8 @@ through displacements in order of their neighbours in memory, first axis slowest
 
 Forward, per voxel: reads 2 C s bytes, writes L s; 2-3 C L FLOP and C L s bytes from L1, which bound it for more than a few channels, the
 writing of the map for fewer. Programs share out the planes (2-D: rows) of the cube, so that coarse levels of a pyramid fill a GPU.
-Gradients, in gather form without atomics: by a, sum_d g_d(x) b(x + d); by b, sum_d g_d(y - d) a(y - d): one kernel, the second with d turned
-round and g read there. Per voxel: reads L s + 2 C s bytes, writes C s.
+Gradients, in gather form without atomics: by a, sum_d g_d(x) b(x + d); by b, sum_d g_d(y - d) a(y - d): one kernel, the second with d
+turned round and g read there. Per voxel: reads L s + 2 C s bytes, writes C s.
 """
 
 import torch
@@ -93,8 +93,8 @@ def _run(kernel, a: torch.Tensor, programs_1: int, *tensors: torch.Tensor, strid
     """The kernel on all tiles of the voxels of a (B, C, *spatial), programs_1 of them each."""
     channels = a.shape[1]
     block_c = power_of_2(1, channels, MOST_CHANNELS)
-    tile = min(TILE // block_c, 256)
-    block_k = 16 if tile >= 128 else 8
+    tile = min(TILE // block_c, 512)
+    block_k = min(tile // 8, 32) if tile >= 64 else 8
     spatial = launch.sizes(a.shape[2:])
     launch.run(
         kernel, (tiles.count(a.shape[0], spatial, tile // block_k, block_k), programs_1), *tensors, stride, *spatial,

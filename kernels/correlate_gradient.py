@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from regkit.kernels import launch
+from regkit.kernels.neighbours import number
 from regkit.kernels.search import COSINE, COSINE_EPS, DOT, SSD, Search, cube, images, position, power_of_2, similarity, voxel
 from regkit.kernels.warp import scatter
 
@@ -34,8 +35,8 @@ def _alpha(fixed, moving, keypoints, centers, grad, displacement, logsumexp, bas
            SOURCE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, RADIUS: tl.constexpr,
            PATCH: tl.constexpr, METRIC: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr,
            OFFSET: tl.constexpr):  # fmt: skip
-    """alpha, beta (count, L), gamma's share of each block (count, blocks) of the points from `first` on. grad: that of the map (points, L), of
-    the expected displacements (points, D), or of the embeddings (points, columns)."""
+    """alpha, beta (count, L), gamma's share of each block (count, blocks) of the points from `first` on. grad: that of the map (points, L),
+    of the expected displacements (points, D), or of the embeddings (points, columns)."""
     L: tl.constexpr = (2 * RADIUS + 1) ** D
     blocks = tl.cdiv(L, BLOCK_L)
     block = tl.program_id(0) % blocks
@@ -57,7 +58,7 @@ def _alpha(fixed, moving, keypoints, centers, grad, displacement, logsumexp, bas
         along += by_k * ((dk * stride)[None, :] - tl.load(displacement + at * D + (D - 1)))
         if D == 3:
             along += tl.load(grad + at * D).to(WORK) * ((di * stride)[None, :] - tl.load(displacement + at * D))
-        s = (slope * tl.full([], 1.0, WORK)).to(WORK)
+        s = number(slope, WORK)
         g = s * tl.exp(s * value - tl.load(logsumexp + at)) * along
     else:
         g = tl.zeros([BLOCK_N, BLOCK_L], WORK)
@@ -181,7 +182,7 @@ class _Sums:
         self.total = torch.zeros(rows.shape, dtype=dtype, device=rows.device)
 
     def add(self, scatter: Callable, largest: Callable[[], torch.Tensor], count: int) -> None:
-        """scatter(sums, unit, fixed) adds to sums. largest(): what none of `count` summands for one voxel exceeds, a tensor without axes."""
+        """scatter(sums, unit, fixed) adds to sums. largest(): a tensor without axes that none of `count` summands for a voxel exceeds."""
         if launch.deterministic():
             unit, sums = launch.fixed_point_unit(largest(), count), torch.zeros_like(self.total, dtype=torch.int64)
             scatter(sums, unit, True)
@@ -244,9 +245,8 @@ def _chunks(s: Search, source: tl.constexpr, grad, displacement=None, logsumexp=
         yield _Chunk(s, 0, grad.flatten(0, 1))
         return
     columns = basis.shape[1] if basis is not None else 0
-    options = {"BLOCK_N": 1, "BLOCK_P": 16, "BLOCK_L": s.block_l}
-    if source == OF_EMBEDDED:
-        options = s.tile_of_points() | {"BLOCK_P": power_of_2(16, columns, 64)}
+    options = s.tile_of_points() if source == OF_EMBEDDED else s.tile()
+    options["BLOCK_P"] = power_of_2(16, columns, 64)
     blocks = launch.blocks(s.displacements, options["BLOCK_L"])
     size = max(CHUNK // s.displacements, 1)
     for first in range(0, s.points, size):

@@ -1,8 +1,8 @@
 """Mean squared forward differences and their gradient in one pass, in Triton. Formulas: csrc/core/diffusion.h.
 
 Bytes a value (float32): 4 read, and 4 written with the gradient. A program takes 8 x 32 voxels of a plane and reads the seven points of the
-stencil: one of them comes from memory, those in the plane from L1, those of the planes before and after from L2, which other programs filled
-or will use. A march along i would save L2 traffic only, which is far from its limit here.
+stencil: one of them comes from memory, those in the plane from L1, those of the planes before and after from L2, which other programs
+filled or will use. A march along i would save L2 traffic only, which is far from its limit here.
 A program adds its squares into one number of a buffer, which torch sums in float64: the same bits in every run.
 """
 

@@ -1,9 +1,9 @@
 """expected_displacement and best_displacement in Triton: the similarities of search.py, of which nothing but the answer is written.
 
 A program takes a few keypoints and goes through their whole cubes, BLOCK_L displacements at a time. Each lane keeps a result of its own,
-rescaled sums of a soft-max (as in online soft-max) or the best displacement, and lanes are combined once, at the end: no shuffle in the loop
-but the sum over channels. Memory sees the features and 4 numbers a keypoint; gathers from L1 and L2 bound it, C s bytes a displacement and
-patch sample, and then two exponentials a displacement.
+rescaled sums of a soft-max (as in online soft-max) or the best displacement, and lanes are combined once, at the end: no shuffle in the
+loop but the sum over channels. Memory sees the features and 4 numbers a keypoint; gathers from L1 and L2 bound it, C s bytes a
+displacement and patch sample, and then two exponentials a displacement.
 """
 
 import triton
@@ -11,7 +11,8 @@ import triton.language as tl
 
 from regkit.kernels import launch
 from regkit.kernels.correlate_gradient import OF_EXPECTED, feature_gradients
-from regkit.kernels.search import SSD, TILE, Search, cube, similarity
+from regkit.kernels.neighbours import number
+from regkit.kernels.search import SSD, Search, cube, similarity
 
 LOWEST = tl.constexpr(-3.0e38)  # below all scores but -infinity, from which no NaN comes by subtraction
 
@@ -24,7 +25,7 @@ def _expected(fixed, moving, keypoints, centers, displacement, logsumexp, count,
     L: tl.constexpr = (2 * RADIUS + 1) ** D
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     point = tl.minimum(row, count - 1)
-    s = (slope * tl.full([], 1.0, WORK)).to(WORK)
+    s = number(slope, WORK)
     largest, total = tl.full([BLOCK_N, BLOCK_L], LOWEST, WORK), tl.zeros([BLOCK_N, BLOCK_L], WORK)
     along_i, along_j, along_k = tl.zeros_like(total), tl.zeros_like(total), tl.zeros_like(total)
     for d0 in range(0, L, BLOCK_L):
@@ -90,11 +91,6 @@ def _best(fixed, moving, keypoints, centers, displacement, count, stride, patch_
     tl.store(displacement + at + (D - 1), dk * stride + nan, mask=exists)
 
 
-def _whole_cubes(s: Search) -> dict[str, int]:
-    """Keypoints of small cubes share a program, so that its lanes are busy."""
-    return {"BLOCK_L": s.block_l, "BLOCK_N": max(TILE // (s.block_l * s.block_c), 1)}
-
-
 def _slope(metric: int, sharpness: float) -> float:
     return -sharpness if metric == SSD else sharpness
 
@@ -102,7 +98,7 @@ def _slope(metric: int, sharpness: float) -> float:
 def expected_displacement(fixed, moving, keypoints, centers, *search_and_sharpness):
     *search, sharpness = search_and_sharpness
     s = Search(fixed, moving, keypoints, centers, *search)
-    displacement, logsumexp, options = s.new(*s.shape, s.dims), s.new(*s.shape), _whole_cubes(s)
+    displacement, logsumexp, options = s.new(*s.shape, s.dims), s.new(*s.shape), s.tile()
     s.run(
         _expected, launch.blocks(s.points, options["BLOCK_N"]), displacement, logsumexp, s.points, _slope(s.metric, sharpness),
         s.stride, s.patch_stride, **options,
@@ -119,7 +115,7 @@ def expected_displacement_backward(grad, displacement, logsumexp, fixed, moving,
 
 def best_displacement(fixed, moving, keypoints, centers, *search):
     s = Search(fixed, moving, keypoints, centers, *search)
-    displacement, options = s.new(*s.shape, s.dims), _whole_cubes(s)
+    displacement, options = s.new(*s.shape, s.dims), s.tile()
     largest_key = (s.dims * s.radius**2 + 1) * s.displacements
     s.run(
         _best, launch.blocks(s.points, options["BLOCK_N"]), displacement, s.points, s.stride, s.patch_stride,

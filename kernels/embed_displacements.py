@@ -1,7 +1,7 @@
 """embed_displacements in Triton: similarities (search.py) times a basis (L, columns), block by block, without the map.
 
-Forward: a program takes 16 keypoints, a share of the cube, and up to 64 columns: a tile of similarities (16, BLOCK_L), then tl.dot with that
-tile's rows of the basis, which 16 keypoints share: L columns s bytes from L2 for each 16 of them (2.4 MB for 21^3 displacements and 64
+Forward: a program takes 16 keypoints, a share of the cube, and up to 64 columns: a tile of similarities (16, BLOCK_L), then tl.dot with its
+rows of the basis, which 16 keypoints share: L columns s bytes from L2 for each 16 of them (2.4 MB for 21^3 displacements and 64
 columns of float32). Keypoints alone are too few programs, so shares of the cube are summed by a second step, in a fixed order.
 Gradient by the basis: the transposed product, similarities^T grad, with shares of the keypoints.
 Products are of float32 ("ieee"): tensor cores would round the similarities to 11 bits.

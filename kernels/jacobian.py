@@ -3,9 +3,9 @@
 Bytes a voxel (3-D, float32): forward 12 read, 4 written; backward 16 read, 12 written. A program takes 8 x 32 voxels of a plane; neighbours
 come from L1 and L2.
 
-The backward gathers, without atomics: u_c(y) enters the derivatives by axis d at two voxels (its neighbours along d; at the border itself), with
-weights g * cofactor there. Cofactors are computed anew: 72 loads a voxel from L1. Writing them first instead would move 72 bytes more a voxel
-through memory, which takes longer.
+The backward gathers, without atomics: u_c(y) enters the derivatives by axis d at two voxels (its neighbours along d; at the border itself),
+with weights g * cofactor there. Cofactors are computed anew: 72 loads a voxel from L1. Writing them first instead would move 72 bytes more
+a voxel through memory, which takes longer.
 """
 
 import torch
@@ -18,7 +18,8 @@ from regkit.kernels.neighbours import around
 
 @triton.jit
 def _column(c, x, n, stride, voxels, inside, D: tl.constexpr, WORK: tl.constexpr):
-    """The derivatives of the components along an axis, x being the index along it; c points at the first component. The third is 0 in 2-D."""
+    """The derivatives of the components along an axis, x being the index along it; c points at the first component. The third is 0 in
+    2-D."""
     low, high, inverse = around(x, n, WORK)
     low, high = c + low * stride, c + high * stride
     first = tl.load(high, mask=inside, other=0.0).to(WORK) - tl.load(low, mask=inside, other=0.0).to(WORK)

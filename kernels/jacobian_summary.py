@@ -1,8 +1,8 @@
 """Figures of det(I + grad u) without its map, in Triton: folds, extremes, mean, spread of log J.
 
-Bytes a voxel (3-D, float32): 12 read, 1 more with a mask. A program reduces 8 x 32 voxels to twelve numbers: counts, extremes, sums, and of the
-logarithms mean and squared deviation, so that no sum of squares loses a small spread around a large mean (core/moments.h). torch merges the
-programs' numbers in float64, some kilobytes: the same bits in every run, and nothing waits for the host.
+Bytes a voxel (3-D, float32): 12 read, 1 more with a mask. A program reduces 8 x 32 voxels to twelve numbers: counts, extremes, sums, and of
+the logarithms mean and squared deviation, so that no sum of squares loses a small spread around a large mean (core/moments.h). torch merges
+the programs' numbers in float64, some kilobytes: the same bits in every run, and nothing waits for the host.
 """
 
 import torch

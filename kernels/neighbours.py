@@ -1,7 +1,7 @@
 """What the stencil kernels share: neighbours that may not exist, differences, and floats in full precision.
 
-Triton passes Python floats as float32. Arguments annotated with tl.float64 come as float64, and `number` casts them to the type that the kernel
-works in, so that float64 tensors are computed in float64 throughout.
+Triton passes Python floats as float32. Arguments annotated with tl.float64 come as float64, and `number` casts them to the type that the
+kernel works in, so that float64 tensors are computed in float64 throughout.
 """
 
 import triton
@@ -10,7 +10,8 @@ import triton.language as tl
 
 @triton.jit
 def number(x, WORK: tl.constexpr):
-    """A tl.float64 argument in the working type, (1, 1). (In the interpreter it is a Python float, which tl.cast would round to float32.)"""
+    """A tl.float64 argument in the working type, (1, 1). (In the interpreter it is a Python float, which tl.cast would round to
+    float32.)"""
     return (tl.full((1, 1), 0.0, tl.float64) + x).to(WORK)
 
 

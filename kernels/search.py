@@ -20,6 +20,7 @@ COSINE_EPS = tl.constexpr(1e-6)
 # Features a program holds at a time: with 4 warps 16 numbers a thread, which leaves registers for addresses and loads in flight.
 TILE = 2048
 MOST_CHANNELS = 64
+MOST_POSITIONS = 512  # of few channels: addresses and offsets take more registers than features there
 
 
 @triton.jit
@@ -139,7 +140,11 @@ class Search:
 
     def block(self, length: int) -> int:
         """How many of `length` positions in the moving features a program takes at a time."""
-        return power_of_2(16, length, max(TILE // self.block_c, 16))
+        return power_of_2(16, length, min(max(TILE // self.block_c, 16), MOST_POSITIONS))
+
+    def tile(self) -> dict[str, int]:
+        """Options of programs that go through displacements; keypoints of small cubes share a program, so that its lanes are busy."""
+        return {"BLOCK_L": self.block_l, "BLOCK_N": max(min(TILE // self.block_c, MOST_POSITIONS) // self.block_l, 1)}
 
     def tile_of_points(self) -> dict[str, int]:
         """Options of programs that share a table over displacements between 16 keypoints, by tl.dot, whose sides are 16 at least."""
@@ -149,7 +154,7 @@ class Search:
         return torch.empty(shape, dtype=self.dtype, device=self.fixed.device)
 
     def run(self, kernel, programs: int, *args, offsets: tuple = (), **options) -> None:
-        """kernel(fixed, moving, keypoints, centers, *args, points of an image, fixed sizes, moving sizes); offsets: tensors that it indexes."""
+        """kernel(fixed, moving, keypoints, centers, *args, points of an image, sizes); offsets: more tensors that it indexes."""
         launch.run(
             kernel, programs, self.fixed, self.moving, self.keypoints, self.centers, *args, self.shape[1], *self.spatial,
             OFFSET=launch.offset_type(self.fixed, self.moving, *offsets), **self.options | options,

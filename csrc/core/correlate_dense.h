@@ -2,8 +2,8 @@
 //
 //   dot   out(d, x) = sum_c a(x) b(x + d) / C              ssd   out(d, x) = sum_c (a(x) - b(x + d))^2 / C
 //
-// Both gradients have one form: own(x) is the map that is differentiated, other(x + e) the one it is compared with, weight(e, x) the gradient
-// of that comparison: e = d and g(d, x) for a, e = -d and g(d, x - d) for b.
+// Both gradients have one form: own(x) is the map that is differentiated, other(x + e) the one it is compared with, weight(e, x) the
+// gradient of that comparison: e = d and g(d, x) for a, e = -d and g(d, x - d) for b.
 //   dot   sum_e weight other / C                            ssd   2 sum_e weight (own - other) / C
 #pragma once
 #include "core/inline.h"

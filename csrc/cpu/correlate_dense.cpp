@@ -1,10 +1,11 @@
 // Local correlation of feature maps on the CPU. FLOPs: 2 C a displacement forward and for each gradient, 3 C with ssd: compute-bound.
 //
 // A job makes some rows of one plane. For each displacement along i it gathers what they are compared with, all channels of the rows they
-// reach, into scratch in the L2 cache, with zeros around, so that the loops know no border. Forward, the sums of all displacements along k
-// are in registers while the channels go by: one load of b for one product. Backward, the sums of several channels are in registers while
-// the displacements go by: the rows of weights are loaded once for all of them. Both gradients are sums over what a voxel was compared
-// with, so nothing is scattered and the threads make no difference.
+// reach, into scratch in the L2 cache, with zeros around, so that the loops know no border. What bounds the sums is loading vectors that
+// start anywhere, so each is used for several rows at once, which see it at displacements that differ along j: forward, the sums of all
+// displacements along k of these rows are in registers while the channels go by; backward, the sums of several channels of these rows while
+// the displacements go by. Both gradients are sums over what a voxel was compared with, so nothing is scattered and the threads make no
+// difference.
 #include "cpu/correlate_dense.h"
 
 #include <algorithm>
@@ -21,7 +22,8 @@ namespace {
 
 constexpr int64_t kScratchBytes = 384 << 10;
 constexpr int64_t kJobs = 128;
-constexpr int kAtOnce = kVectorBytes == 64 ? 9 : 5;  // displacements, or channels; with two vectors each, they fill the registers
+// What sums are in registers at once: of these displacements, or channels, times these rows.
+constexpr int kAtOnce = kVectorBytes == 64 ? 9 : 5, kRowsAtOnce = kVectorBytes == 64 ? 3 : 2;
 
 // The rows that a job works on, and how its scratch is laid out.
 struct DenseTile {
@@ -56,39 +58,52 @@ void write_cells(const arithmetic<Stored>* source, int64_t count, Stored* target
   for (int64_t k = 0; k < count; ++k) target[k] = store<Stored>(source[k]);
 }
 
-// sums[q][0, V vectors) = sum over channels of term(a, b + q step).
-template <bool ssd, int Q, int V, class T>
-void sum_channels(const T* a, int64_t a_channel, const T* b, int64_t b_channel, int64_t step, int64_t channels, T scale, T* sums) {
-  constexpr int L = kLaneCount<T>;
-  Lanes<T> s[Q][V] = {};
-  for (int64_t c = 0; c < channels; ++c, a += a_channel, b += b_channel)
-    for (int v = 0; v < V; ++v) {
-      const Lanes<T> own = load_lanes(a + v * L);
-      for (int q = 0; q < Q; ++q) s[q][v] += dense_term<ssd>(own, load_lanes(b + q * step + v * L));
+// sums[r][q] (vectors) = sum over channels of term(a of row r, b + q step).
+template <bool ssd, int Q, int R, class T>
+void sum_channels(const T* a, int64_t a_channel, int64_t a_row, const T* b, int64_t b_channel, int64_t step, int64_t channels, T scale,
+                  T* sums) {
+  Lanes<T> s[R][Q];
+  for (int r = 0; r < R; ++r)
+    for (int q = 0; q < Q; ++q) s[r][q] = Lanes<T>{};
+  for (int64_t c = 0; c < channels; ++c, a += a_channel, b += b_channel) {
+    Lanes<T> own[R];
+    for (int r = 0; r < R; ++r) own[r] = load_lanes(a + r * a_row);
+    for (int q = 0; q < Q; ++q) {
+      const Lanes<T> other = load_lanes(b + q * step);
+      for (int r = 0; r < R; ++r) s[r][q] += dense_term<ssd>(own[r], other);
     }
-  for (int q = 0; q < Q; ++q)
-    for (int v = 0; v < V; ++v) store_lanes(sums + (q * V + v) * L, scale * s[q][v]);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int q = 0; q < Q; ++q) store_lanes(sums + (r * Q + q) * kLaneCount<T>, scale * s[r][q]);
 }
 
-// sums[q][0, V vectors) += sum over `count` displacements along k of gradient_term(weight, own, other), for Q channels.
-template <bool ssd, int Q, int V, class T>
-void sum_displacements(const T* weights, int64_t weight_pitch, const T* own, int64_t own_channel, const T* other, int64_t other_channel,
-                       int64_t step, int64_t count, T* sums, int64_t sum_channel) {
-  constexpr int L = kLaneCount<T>;
-  Lanes<T> s[Q][V];
-  for (int q = 0; q < Q; ++q)
-    for (int v = 0; v < V; ++v) s[q][v] = load_lanes(sums + q * sum_channel + v * L);
-  for (int64_t d = 0; d < count; ++d, weights += weight_pitch, other += step)
-    for (int v = 0; v < V; ++v) {
-      const Lanes<T> weight = load_lanes(weights + v * L);
+// Distances in arrays (rows, channels, cells), and of the weights (rows, displacements, cells).
+struct DenseSteps {
+  int64_t own_row, channel, window_row, window_channel, weight_row, weight, k;
+};
+
+// sums (vectors) of Q channels of R rows += sum over windows [0, windows) and `count` displacements along k of gradient_term(weight, own,
+// other). The window moves on by one displacement along j, and row r is one displacement nearer to it than row r - 1.
+template <bool ssd, int Q, int R, class T>
+void sum_displacements(const T* weights, const T* own, const T* window, int64_t windows, int64_t count, const DenseSteps& step, T* sums) {
+  Lanes<T> s[R][Q];
+  for (int r = 0; r < R; ++r)
+    for (int q = 0; q < Q; ++q) s[r][q] = load_lanes(sums + r * step.own_row + q * step.channel);
+  for (int64_t w = 0; w < windows; ++w, window += step.window_row)
+    for (int64_t dk = 0; dk < count; ++dk, weights += step.weight) {
+      Lanes<T> weight[R];
+      for (int r = 0; r < R; ++r) weight[r] = load_lanes(weights + r * step.weight_row);
       for (int q = 0; q < Q; ++q) {
-        Lanes<T> mine = {};
-        if constexpr (ssd) mine = load_lanes(own + q * own_channel + v * L);
-        s[q][v] += dense_gradient_term<ssd>(weight, mine, load_lanes(other + q * other_channel + v * L));
+        const Lanes<T> other = load_lanes(window + q * step.window_channel + dk * step.k);
+        for (int r = 0; r < R; ++r) {
+          Lanes<T> mine = {};
+          if constexpr (ssd) mine = load_lanes(own + r * step.own_row + q * step.channel);
+          s[r][q] += dense_gradient_term<ssd>(weight[r], mine, other);
+        }
       }
     }
-  for (int q = 0; q < Q; ++q)
-    for (int v = 0; v < V; ++v) store_lanes(sums + q * sum_channel + v * L, s[q][v]);
+  for (int r = 0; r < R; ++r)
+    for (int q = 0; q < Q; ++q) store_lanes(sums + r * step.own_row + q * step.channel, s[r][q]);
 }
 
 // Calls f<Q>(first, ...) for [0, count) in blocks of nearly equal size, at most kAtOnce.
@@ -112,18 +127,18 @@ void in_blocks(int64_t count, Function&& f) {
   }
 }
 
-// f<V>(k) for the vectors of a row, two at a time.
-template <class T, class Function>
-void in_vectors(int64_t cells, Function&& f) {
-  constexpr int64_t L = kLaneCount<T>;
-  for (int64_t k = 0; k < cells; k += 2 * L) {
-    if (cells - k > L) f(std::integral_constant<int, 2>(), k);
-    else f(std::integral_constant<int, 1>(), k);
+// f<R>() for 1 <= rows <= kRowsAtOnce.
+template <class Function>
+void for_row_count(int64_t rows, Function&& f) {
+  switch (rows) {
+    case 1: f(std::integral_constant<int, 1>()); break;
+    case 2: f(std::integral_constant<int, 2>()); break;
+    default: f(std::integral_constant<int, kRowsAtOnce>()); break;
   }
 }
 
-// Works on some rows of one plane of one batch item after another. Of its scratch only the cells of the image are ever written: what is
-// around them stays zero.
+// Works on some rows of one plane of one batch item after another. Scratch is (rows, channels, cells): what one row takes lies together.
+// Only the cells of the image are ever written: what is around them stays zero.
 template <class Stored>
 class DenseRows {
   using T = arithmetic<Stored>;
@@ -132,12 +147,12 @@ class DenseRows {
   DenseRows(const DenseSizes& s, const DenseTile& tile)
       : s_(s),
         tile_(tile),
-        own_channel_(tile.rows * tile.cells),
-        window_channel_((tile.rows + 2 * s.radius[1] * s.stride) * tile.pitch),
+        own_row_(s.channels * tile.cells),
+        window_row_(s.channels * tile.pitch),
         scale_(T(1) / static_cast<T>(std::max<int64_t>(s.channels, 1))) {
     for (int d = 0; d < 3; ++d) cells_[d] = 2 * s.radius[d] + 1;
-    own_.assign(s.channels * own_channel_, T(0));
-    window_.assign(s.channels * window_channel_, T(0));
+    own_.assign(tile.rows * own_row_, T(0));
+    window_.assign((tile.rows + 2 * s.radius[1] * s.stride) * window_row_, T(0));
   }
 
   // Goes to rows [j0, j0 + tile.rows) of plane i, as far as there are so many.
@@ -151,13 +166,12 @@ class DenseRows {
   void forward(const Stored* a, const Stored* b, Stored* out) {
     gather_own(a);
     for (int64_t di = 0; di < cells_[0]; ++di) {
-      const bool inside = gather_window(b, di, ssd);
-      for (int64_t dj = 0; dj < cells_[1]; ++dj)
-        for (int64_t row = 0; row < rows_; ++row) {
-          const int64_t j = j0_ + row + (dj - s_.radius[1]) * s_.stride;
-          const bool zero = !ssd && (!inside || j < 0 || j >= s_.size[1]);
-          forward_row<ssd>(di, dj, row, zero, out);
-        }
+      gather_window(b, di);
+      for_groups([&](int64_t base, int64_t rows) {
+        for_windows(rows, [&](int64_t first, int64_t count, int64_t window, int64_t windows) {
+          for (int64_t w = window; w < window + windows; ++w) forward_rows<ssd>(di, w, base, first, count, out);
+        });
+      });
     }
   }
 
@@ -165,22 +179,22 @@ class DenseRows {
   template <bool ssd>
   void backward(const Stored* grad, const Stored* own, const Stored* other, bool second, Stored* gradient) {
     if (ssd) gather_own(own);
-    sums_.assign(s_.channels * own_channel_, T(0));
-    weights_.resize(cells_[2] * tile_.cells);
+    sums_.assign(tile_.rows * own_row_, T(0));
+    weights_.assign(kRowsAtOnce * cells_[1] * cells_[2] * tile_.cells, T(0));
     for (int64_t di = 0; di < cells_[0]; ++di) {
-      const bool inside = gather_window(other, di, ssd);
-      for (int64_t dj = 0; dj < cells_[1]; ++dj)
-        for (int64_t row = 0; row < rows_; ++row) {
-          const int64_t j = j0_ + row + (dj - s_.radius[1]) * s_.stride;
-          if ((!ssd || second) && (!inside || j < 0 || j >= s_.size[1])) continue;  // compared with zeros, or with nothing
-          gather_weights(grad, di, dj, row, second);
-          backward_row<ssd>(dj, row);
-        }
+      const bool inside = gather_window(other, di);
+      if (second && !inside) continue;  // no voxel of a is compared there
+      for_groups([&](int64_t base, int64_t rows) {
+        for (int64_t row = 0; row < rows; ++row) gather_weights(grad, di, base + row * s_.stride, row, second);
+        for_windows(rows, [&](int64_t first, int64_t count, int64_t window, int64_t windows) {
+          backward_rows<ssd>(base, first, count, window, windows);
+        });
+      });
     }
     for (T& sum : sums_) sum *= (ssd ? 2 : 1) * scale_;
     for (int64_t c = 0; c < s_.channels; ++c)
       for (int64_t row = 0; row < rows_; ++row)
-        write_cells(sums_.data() + c * own_channel_ + row * tile_.cells, s_.size[2],
+        write_cells(sums_.data() + row * own_row_ + c * tile_.cells, s_.size[2],
                     gradient + ((c * s_.size[0] + i_) * s_.size[1] + j0_ + row) * s_.size[2]);
   }
 
@@ -189,74 +203,105 @@ class DenseRows {
 
   void gather_own(const Stored* map) {
     for (int64_t c = 0; c < s_.channels; ++c)
-      gather_rows(map + c * voxels(), s_.size, i_, j0_, rows_, tile_.cells, own_.data() + c * own_channel_);
+      gather_rows(map + c * voxels(), s_.size, i_, j0_, rows_, own_row_, own_.data() + c * tile_.cells);
   }
 
-  // What the rows are compared with at displacement di along i; false where that plane is outside, and then only if wanted.
-  bool gather_window(const Stored* map, int64_t di, bool outside_too) {
+  // What the rows are compared with at displacement di along i: zeros, and the answer false, where that plane is outside.
+  bool gather_window(const Stored* map, int64_t di) {
     const int64_t i = i_ + (di - s_.radius[0]) * s_.stride, reach = s_.radius[1] * s_.stride;
-    const bool inside = i >= 0 && i < s_.size[0];
-    for (int64_t c = 0; c < s_.channels && (inside || outside_too); ++c)
-      gather_rows(map + c * voxels(), s_.size, i, j0_ - reach, rows_ + 2 * reach, tile_.pitch,
-                  window_.data() + c * window_channel_ + tile_.reach);
-    return inside;
+    for (int64_t c = 0; c < s_.channels; ++c)
+      gather_rows(map + c * voxels(), s_.size, i, j0_ - reach, rows_ + 2 * reach, window_row_,
+                  window_.data() + c * tile_.pitch + tile_.reach);
+    return i >= 0 && i < s_.size[0];
+  }
+
+  // visit(base, count) for groups of rows base + n stride: row n sees a window at the displacement along j before that of row n - 1.
+  template <class Visit>
+  void for_groups(Visit&& visit) const {
+    for (int64_t phase = 0; phase < std::min(s_.stride, rows_); ++phase) {
+      const int64_t count = (rows_ - phase + s_.stride - 1) / s_.stride;
+      for (int64_t n = 0; n < count; n += kRowsAtOnce) visit(phase + n * s_.stride, std::min<int64_t>(kRowsAtOnce, count - n));
+    }
+  }
+
+  // visit(first, count, window, windows) for the runs of windows that the same rows [first, first + count) of a group see. Window w lies
+  // w * stride behind the first that row 0 sees, and is row n's displacement w - n.
+  template <class Visit>
+  void for_windows(int64_t rows, Visit&& visit) const {
+    const auto first = [&](int64_t w) { return std::max<int64_t>(0, w - cells_[1] + 1); };
+    const auto last = [&](int64_t w) { return std::min(rows - 1, w); };
+    const int64_t windows = cells_[1] + rows - 1;
+    for (int64_t w = 0; w < windows;) {
+      int64_t end = w + 1;
+      while (end < windows && first(end) == first(w) && last(end) == last(w)) ++end;
+      visit(first(w), last(w) + 1 - first(w), w, end - w);
+      w = end;
+    }
   }
 
   template <bool ssd>
-  void forward_row(int64_t di, int64_t dj, int64_t row, bool zero, Stored* out) {
+  void forward_rows(int64_t di, int64_t w, int64_t base, int64_t first, int64_t count, Stored* out) {
     constexpr int L = kLaneCount<T>;
-    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + (row + dj * s_.stride) * tile_.pitch;
-    Stored* target = out + (((di * cells_[1] + dj) * cells_[2] * s_.size[0] + i_) * s_.size[1] + j0_ + row) * s_.size[2];
-    if (zero) {
-      for (int64_t dk = 0; dk < cells_[2]; ++dk)
-        for (int64_t k = 0; k < s_.size[2]; ++k) target[dk * voxels() + k] = store<Stored>(T(0));
-      return;
-    }
-    in_blocks(cells_[2], [&](auto q, int64_t dk) {
-      in_vectors<T>(tile_.cells, [&](auto v, int64_t k) {
-        constexpr int Q = decltype(q)::value, V = decltype(v)::value;
-        T sums[Q * V * L];
-        sum_channels<ssd, Q, V>(own + k, own_channel_, window + dk * s_.stride + k, window_channel_, s_.stride, s_.channels, scale_, sums);
-        const int64_t count = std::min<int64_t>(V * L, s_.size[2] - k);
-        for (int n = 0; n < Q; ++n) write_cells(sums + n * V * L, count, target + (dk + n) * voxels() + k);
+    const T *own = own_.data() + (base + first * s_.stride) * own_row_, *window = window_.data() + (base + w * s_.stride) * window_row_;
+    for_row_count(count, [&](auto r) {
+      in_blocks(cells_[2], [&](auto q, int64_t dk) {
+        constexpr int Q = decltype(q)::value, R = decltype(r)::value;
+        for (int64_t k = 0; k < tile_.cells; k += L) {
+          T sums[R * Q * L];
+          sum_channels<ssd, Q, R>(own + k, tile_.cells, s_.stride * own_row_, window + dk * s_.stride + k, tile_.pitch, s_.stride,
+                                  s_.channels, scale_, sums);
+          for (int n = 0; n < R; ++n) {
+            const int64_t row = first + n, d = (di * cells_[1] + w - row) * cells_[2] + dk;
+            Stored* target = out + ((d * s_.size[0] + i_) * s_.size[1] + j0_ + base + row * s_.stride) * s_.size[2] + k;
+            for (int x = 0; x < Q; ++x)
+              write_cells(sums + (n * Q + x) * L, std::min<int64_t>(L, s_.size[2] - k), target + x * voxels());
+          }
+        }
       });
     });
   }
 
-  // The weights of all displacements along k for one row: g(d, x), or g(d, x - d) with -d in the place of d.
-  void gather_weights(const Stored* grad, int64_t di, int64_t dj, int64_t row, bool second) {
-    for (int64_t dk = 0; dk < cells_[2]; ++dk) {
-      T* target = weights_.data() + dk * tile_.cells;
-      std::fill_n(target, tile_.cells, T(0));
-      int64_t d = (di * cells_[1] + dj) * cells_[2] + dk, i = i_, j = j0_ + row, shift = 0;
-      if (second) {
-        d = s_.displacements() - 1 - d;
-        i += (di - s_.radius[0]) * s_.stride;
-        j += (dj - s_.radius[1]) * s_.stride;
-        shift = (dk - s_.radius[2]) * s_.stride;
+  // The weights of all displacements along j and k for one row: g(d, x), or g(d, x - d) with -d in the place of d.
+  void gather_weights(const Stored* grad, int64_t di, int64_t row, int64_t slot, bool second) {
+    T* target = weights_.data() + slot * cells_[1] * cells_[2] * tile_.cells;
+    for (int64_t dj = 0; dj < cells_[1]; ++dj)
+      for (int64_t dk = 0; dk < cells_[2]; ++dk, target += tile_.cells) {
+        int64_t d = (di * cells_[1] + dj) * cells_[2] + dk, i = i_, j = j0_ + row, shift = 0;
+        if (second) {
+          d = s_.displacements() - 1 - d;
+          i += (di - s_.radius[0]) * s_.stride;
+          j += (dj - s_.radius[1]) * s_.stride;
+          shift = (dk - s_.radius[2]) * s_.stride;
+        }
+        const int64_t nk = s_.size[2], first = std::clamp<int64_t>(-shift, 0, nk),
+                      last = j >= 0 && j < s_.size[1] ? std::clamp(nk - shift, first, nk) : first;
+        const Stored* source = grad + ((d * s_.size[0] + i) * s_.size[1] + j) * nk + shift;
+        std::fill_n(target, first, T(0));
+        for (int64_t k = first; k < last; ++k) target[k] = load(source[k]);
+        std::fill_n(target + last, nk - last, T(0));
       }
-      const Stored* source = grad + ((d * s_.size[0] + i) * s_.size[1] + j) * s_.size[2] + shift;
-      for (int64_t k = std::max<int64_t>(0, -shift); k < std::min(s_.size[2], s_.size[2] - shift); ++k) target[k] = load(source[k]);
-    }
   }
 
   template <bool ssd>
-  void backward_row(int64_t dj, int64_t row) {
-    const T *own = own_.data() + row * tile_.cells, *window = window_.data() + (row + dj * s_.stride) * tile_.pitch;
-    T* sums = sums_.data() + row * tile_.cells;
-    in_blocks(s_.channels, [&](auto q, int64_t c) {
-      in_vectors<T>(tile_.cells, [&](auto v, int64_t k) {
-        constexpr int Q = decltype(q)::value, V = decltype(v)::value;
-        sum_displacements<ssd, Q, V>(weights_.data() + k, tile_.cells, own + c * own_channel_ + k, own_channel_,
-                                     window + c * window_channel_ + k, window_channel_, s_.stride, cells_[2], sums + c * own_channel_ + k,
-                                     own_channel_);
+  void backward_rows(int64_t base, int64_t first, int64_t count, int64_t w, int64_t windows) {
+    const int64_t at = (base + first * s_.stride) * own_row_, row_weights = cells_[1] * cells_[2] * tile_.cells;
+    const T* window = window_.data() + (base + w * s_.stride) * window_row_;
+    const T* weights = weights_.data() + first * row_weights + (w - first) * cells_[2] * tile_.cells;
+    const DenseSteps step{s_.stride * own_row_, tile_.cells, s_.stride * window_row_, tile_.pitch,
+                          row_weights - cells_[2] * tile_.cells, tile_.cells, s_.stride};
+    for_row_count(count, [&](auto r) {
+      in_blocks(s_.channels, [&](auto q, int64_t c) {
+        constexpr int Q = decltype(q)::value, R = decltype(r)::value;
+        for (int64_t k = 0; k < tile_.cells; k += kLaneCount<T>)
+          sum_displacements<ssd, Q, R>(weights + k, own_.data() + at + c * tile_.cells + k, window + c * tile_.pitch + k, windows,
+                                       cells_[2], step, sums_.data() + at + c * tile_.cells + k);
       });
     });
   }
 
   const DenseSizes& s_;
   const DenseTile& tile_;
-  int64_t own_channel_, window_channel_, cells_[3], i_ = 0, j0_ = 0, rows_ = 0;
+  int64_t own_row_, window_row_, cells_[3], i_ = 0, j0_ = 0, rows_ = 0;
   T scale_;
   std::vector<T> own_, window_, weights_, sums_;
 };
@@ -295,8 +340,8 @@ void correlate_dense(const Stored* a, const Stored* b, Stored* out, const DenseS
 }
 
 template <class Stored>
-void correlate_dense_backward(const Stored* grad, const Stored* own, const Stored* other, bool second, Stored* gradient, const DenseSizes& s,
-                              int threads) {
+void correlate_dense_backward(const Stored* grad, const Stored* own, const Stored* other, bool second, Stored* gradient,
+                              const DenseSizes& s, int threads) {
   const int64_t voxels = s.size[0] * s.size[1] * s.size[2];
   for_rows<Stored>(s, threads, [&](DenseRows<Stored>& rows, int64_t item) {
     const int64_t at = item * s.channels * voxels;

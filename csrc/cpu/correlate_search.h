@@ -118,18 +118,16 @@ class Correlator {
   bool run_in_place(const FeatureImage<Stored>& moving, const Position& center) {
     constexpr int64_t L = kLaneCount<T>;
     if (layout_.patch_count > 1 || layout_.stride > 1 || moving.voxel_step > 1 || s_.channels == 0) return false;
-    // The cells of a row that lie in the image, or the one nearest to it. The others repeat their border.
-    const int64_t cells = layout_.search[2], start = center.at[2] + layout_.first[2], first = clamp_index(start, moving.size[2]),
-                  count = clamp_index(start + cells - 1, moving.size[2]) + 1 - first, offset = clamp_index(first - start, cells);
-    const Stored* last = moving.row(s_.channels - 1, center.at[0] + layout_.search[0], center.at[1] + layout_.search[1]) + first;
-    if (moving.array_end - last < (count + L - 1) / L * L) return false;
+    const RowSpan span(center.at[2] + layout_.first[2], layout_.search[2], moving.size[2]);
+    const Stored* last = moving.row(s_.channels - 1, center.at[0] + layout_.search[0], center.at[1] + layout_.search[1]) + span.first;
+    if (moving.array_end - last < (span.count + L - 1) / L * L) return false;
     // Vectors beyond the end of a row write into the next one: the last columns of all rows come first, and rows in order.
-    for (int64_t k = (count - 1) / (2 * L) * (2 * L); k >= 0; k -= 2 * L) {
-      if (count - k > L) sum_columns<2>(moving, center, first + k, offset + k);
-      else sum_columns<1>(moving, center, first + k, offset + k);
+    for (int64_t k = (span.count - 1) / (2 * L) * (2 * L); k >= 0; k -= 2 * L) {
+      if (span.count - k > L) sum_columns<2>(moving, center, span.first + k, span.offset + k);
+      else sum_columns<1>(moving, center, span.first + k, span.offset + k);
     }
-    repeat_border(sums_.data(), offset, count);
-    if (cosine()) repeat_border(norms_.data(), offset, count);
+    repeat_border(sums_.data(), span);
+    if (cosine()) repeat_border(norms_.data(), span);
     return true;
   }
 
@@ -151,13 +149,13 @@ class Correlator {
     }
   }
 
-  // Fills the cells of each row that lie before or behind its `count` cells from `offset`.
-  void repeat_border(T* sums, int64_t offset, int64_t count) const {
-    const int64_t cells = layout_.search[2];
-    if (count == cells) return;
+  // Fills the cells of each row that lie outside the image.
+  void repeat_border(T* sums, const RowSpan& span) const {
+    const int64_t cells = layout_.search[2], end = span.offset + span.count;
+    if (span.count == cells) return;
     for (T* row = sums; row < sums + layout_.displacements; row += cells) {
-      std::fill(row, row + offset, row[offset]);
-      std::fill(row + offset + count, row + cells, row[offset + count - 1]);
+      std::fill(row, row + span.offset, row[span.offset]);
+      std::fill(row + end, row + cells, row[end - 1]);
     }
   }
 

@@ -138,6 +138,16 @@ struct FeatureImage {
   }
 };
 
+// The cells of a row of consecutive voxels from `start` that lie in an image of `size` voxels: `count` voxels from `first`, the cells from
+// `offset`. Where none does it is the cell and the voxel nearest to each other.
+struct RowSpan {
+  int64_t first, count, offset;
+  RowSpan(int64_t start, int64_t cells, int64_t size)
+      : first(clamp_index(start, size)),
+        count(clamp_index(start + cells - 1, size) + 1 - first),
+        offset(clamp_index(first - start, cells)) {}
+};
+
 // Gathers planes [begin, end) of the window of one phase around `center` from one channel; cells outside the image repeat its border.
 // Rows are written in ascending order, up to a vector beyond the last.
 template <class Stored>
@@ -168,7 +178,8 @@ void gather_patch(const SearchLayout& layout, const FeatureImage<Stored>& image,
     for (int64_t i = -r[0]; i <= r[0]; ++i)
       for (int64_t j = -r[1]; j <= r[1]; ++j) {
         const Stored* row = image.row(c, keypoint.at[0] + step * i, keypoint.at[1] + step * j);
-        for (int64_t k = -r[2]; k <= r[2]; ++k) *target++ = load(row[clamp_index(keypoint.at[2] + step * k, image.size[2]) * image.voxel_step]);
+        for (int64_t k = -r[2]; k <= r[2]; ++k)
+          *target++ = load(row[clamp_index(keypoint.at[2] + step * k, image.size[2]) * image.voxel_step]);
       }
 }
 

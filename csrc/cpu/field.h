@@ -25,17 +25,14 @@ void field_pack(const T* planar, T* packed, int dims, int64_t batch, int64_t vox
 template <class T>
 void field_compose(const T* u, const T* v, bool v_packed, T* out, bool out_packed, const FieldSizes& sizes, int threads);
 
-// Numbers that a voxel takes in `sums` below: rows of 16 bytes are added to faster than rows of 12.
-constexpr int field_sum_width(int dims) { return dims == 3 ? 4 : 2; }
-
-// The gradients of sum(grad * out) by u and v. grad is planar, or of the width of sums. Either result may be null. sums (B, field voxels,
-// field_sum_width) takes the gradient by u; grad_v is planar. square: u and v are the same packed field, and sums takes both gradients.
+// planar = scale * packed: (B, voxels, D) -> (B, D, voxels).
 template <class T>
-void field_compose_backward(const T* grad, bool grad_planar, const T* u, const T* v, bool square, T* sums, T* grad_v, const FieldSizes& sizes, int threads);
+void field_unpack(const T* packed, T* planar, int dims, int64_t batch, int64_t voxels, T scale, int threads);
 
-// planar = scale * sums: (B, voxels, field_sum_width) -> (B, D, voxels).
+// The gradients of sum(grad * out) by u (packed) and v (planar); either may be null. square: u and v are the same packed field, and grad_u takes both
+// gradients. grad is packed or planar.
 template <class T>
-void field_unpack_sums(const T* sums, T* planar, int dims, int64_t batch, int64_t voxels, T scale, int threads);
+void field_compose_backward(const T* grad, bool grad_packed, const T* u, const T* v, bool square, T* grad_u, T* grad_v, const FieldSizes& sizes, int threads);
 
 // v with v(y) = -u(y + v(y)) by fixed-point iteration from v = -u(y), for packed u; a voxel is left when it moves by no more than tolerance.
 template <class T>

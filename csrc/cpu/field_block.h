@@ -19,8 +19,6 @@ constexpr int kLanes = 16;
 
 template <int D, class T>
 constexpr int kPair = D == 3 ? 8 : 4;  // numbers in a vector that holds two neighbours
-template <int D>
-constexpr int kWidth = field_sum_width(D);
 
 template <int N, class T>
 struct VectorOf {
@@ -29,26 +27,80 @@ struct VectorOf {
 template <int D, class T>
 using Pair = typename VectorOf<kPair<D, T>, T>::type;  // low: components [0, D), high: [D, 2D)
 template <int D, class T>
-using Cell = typename VectorOf<kWidth<D>, T>::type;
+using Cell = typename VectorOf<kPair<D, T> / 2, T>::type;  // one voxel
 
-// A field in any layout: component d of voxel x of volume b is data[b * volume + d * component + x * step].
-template <int step, class T>
-struct Layout {
-  T* data;
-  int64_t volume, component;
-  static constexpr int kStep = step;
-  T* at(int64_t b, int64_t voxel) const { return data + b * volume + voxel * step; }
-};
+// Between D component rows and packed voxels, for a whole block: a few permutations, if the compiler knows that the pointers do not overlap, which it
+// forgets when it inlines.
+template <int D, class T>
+[[gnu::noinline]] void interleave_block(const T* __restrict planar, int64_t component, T* __restrict packed) {
+  for (int l = 0; l < kLanes; ++l)
+    for (int d = 0; d < D; ++d) packed[l * D + d] = planar[d * component + l];
+}
+template <int D, class T>
+[[gnu::noinline]] void deinterleave_block(const T* __restrict packed, T* __restrict planar, int64_t component) {
+  T rows[D][kLanes];
+  for (int l = 0; l < kLanes; ++l)
+    for (int d = 0; d < D; ++d) rows[d][l] = packed[l * D + d];
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) planar[d * component + l] = rows[d][l];
+}
 
 template <int D, class T>
-Layout<1, T> planar_layout(T* data, int64_t voxels) {
-  return {data, D * voxels, voxels};
+inline void interleave(const T* planar, int64_t component, T* packed, int lanes) {
+  if (lanes == kLanes) return interleave_block<D>(planar, component, packed);
+  for (int l = 0; l < lanes; ++l)
+    for (int d = 0; d < D; ++d) packed[l * D + d] = planar[d * component + l];
 }
-// Voxel by voxel, `width` numbers each.
+template <int D, class T>
+inline void deinterleave(const T* packed, T* planar, int64_t component, int lanes) {
+  if (lanes == kLanes) return deinterleave_block<D>(packed, planar, component);
+  for (int l = 0; l < lanes; ++l)
+    for (int d = 0; d < D; ++d) planar[d * component + l] = packed[l * D + d];
+}
+
 template <int width, class T>
-Layout<width, T> packed_layout(T* data, int64_t voxels) {
-  return {data, width * voxels, 1};
+inline void copy_block(const T* from, T* to, int lanes) {
+  if (lanes == kLanes) std::memcpy(to, from, kLanes * width * sizeof(T));
+  else std::memcpy(to, from, lanes * width * sizeof(T));
 }
+
+// Fields (batch, voxels) of either layout, a block of a row at a time: as packed voxels, or as D rows of kLanes.
+template <int D, class T>
+struct PlanarField {
+  T* data;
+  int64_t voxels;
+  T* at(int64_t b, int64_t voxel) const { return data + b * D * voxels + voxel; }
+  template <class U>
+  void read_packed(int64_t b, int64_t voxel, int lanes, U* packed) const {
+    interleave<D, U>(at(b, voxel), voxels, packed, lanes);
+  }
+  template <class U>
+  void read_rows(int64_t b, int64_t voxel, int lanes, U (&rows)[D][kLanes]) const {
+    for (int d = 0; d < D; ++d) copy_block<1, U>(at(b, voxel) + d * voxels, rows[d], lanes);
+  }
+  template <class U>
+  void write_packed(int64_t b, int64_t voxel, int lanes, const U* packed) const {
+    deinterleave<D, U>(packed, at(b, voxel), voxels, lanes);
+  }
+};
+template <int D, class T>
+struct PackedField {
+  T* data;
+  int64_t voxels;
+  T* at(int64_t b, int64_t voxel) const { return data + (b * voxels + voxel) * D; }
+  template <class U>
+  void read_packed(int64_t b, int64_t voxel, int lanes, U* packed) const {
+    copy_block<D, U>(at(b, voxel), packed, lanes);
+  }
+  template <class U>
+  void read_rows(int64_t b, int64_t voxel, int lanes, U (&rows)[D][kLanes]) const {
+    deinterleave<D, U>(at(b, voxel), rows[0], kLanes, lanes);
+  }
+  template <class U>
+  void write_packed(int64_t b, int64_t voxel, int lanes, const U* packed) const {
+    copy_block<D, U>(packed, at(b, voxel), lanes);
+  }
+};
 
 // The shape of a field with its axes in use only.
 template <int D>
@@ -70,7 +122,7 @@ struct Runs {
   static constexpr int kCount = 1 << (D - 1);
   int64_t offset[kCount];
   int64_t line;  // numbers in a row along k
-  explicit Runs(const Extent<D>& e, int width = D) : line(e.n[D - 1] * width) {
+  explicit Runs(const Extent<D>& e) : line(e.n[D - 1] * D) {
     const int64_t along_j = e.n[D - 2] > 1 ? line : 0, along_i = D == 3 && e.n[0] > 1 ? e.n[D - 2] * line : 0;
     for (int r = 0; r < kCount; ++r) offset[r] = (r & 1) * along_j + (r >> 1) * along_i;
   }
@@ -81,21 +133,15 @@ struct Samples {
   alignas(64) Index offset[kLanes];  // voxel of the lowest cell
   alignas(64) T f[D][kLanes], moves[D][kLanes];
   Index lowest, highest;  // of the offsets
+  bool known;             // no coordinate is NaN
   bool inside_array;      // a whole vector may be read at every run of every sample
 };
 
-// x + v(x) for `lanes` voxels from voxel k0 of a row; lanes not in use stay at the row.
-template <int D, class Layout, class T>
-inline void coordinates(const Layout& v, int64_t b, int64_t voxel, const int64_t (&at)[D], int64_t k0, int lanes, T (&c)[D][kLanes]) {
-  for (int d = 0; d < D; ++d) {
-    const T* component = v.at(b, voxel) + d * v.component;
-    if (lanes == kLanes) {
-      for (int l = 0; l < kLanes; ++l) c[d][l] = component[l * Layout::kStep];
-    } else {
-      for (int l = 0; l < kLanes; ++l) c[d][l] = l < lanes ? component[l * Layout::kStep] : T(0);
-    }
-    for (int l = 0; l < kLanes; ++l) c[d][l] += d == D - 1 ? static_cast<T>(static_cast<int32_t>(k0) + l) : static_cast<T>(at[d]);
-  }
+// shift + x for the voxels of a row from k0 on.
+template <int D, class T>
+inline void add_positions(T (&shift)[D][kLanes], const int64_t (&at)[D], int64_t k0) {
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) shift[d][l] += d == D - 1 ? static_cast<T>(static_cast<int32_t>(k0) + l) : static_cast<T>(at[d]);
 }
 
 // readable: voxels of the array from this volume's first to its end.
@@ -111,6 +157,10 @@ inline void locate(Samples<D, Index, T>& s, const T (&c)[D][kLanes], const Exten
     }
   }
   Index lowest = s.offset[0], highest = s.offset[0];
+  int32_t unknown = 0;
+  for (int d = 0; d < D; ++d)
+    for (int l = 0; l < kLanes; ++l) unknown |= s.f[d][l] != s.f[d][l];
+  s.known = !unknown;
   for (int l = 0; l < kLanes; ++l) {
     lowest = std::min(lowest, s.offset[l]);
     highest = std::max(highest, s.offset[l]);
@@ -120,15 +170,15 @@ inline void locate(Samples<D, Index, T>& s, const T (&c)[D][kLanes], const Exten
   s.inside_array = e.n[D - 1] > 1 && int64_t(highest) * D + runs.offset[Runs<D>::kCount - 1] + kPair<D, T> <= readable * D;
 }
 
-// Two neighbours along k; `count` numbers of them exist.
-template <bool whole, int D, class T>
-inline void load_pair(Pair<D, T>& pair, const T* source, int count) {
-  if constexpr (whole) {
+// Two neighbours along k. Where a whole vector would reach past the array, only the `numbers` that exist are read; the sums are the same code.
+template <int D, class T>
+inline void load_pair(Pair<D, T>& pair, const T* source, bool whole, int numbers) {
+  if (whole) {
     std::memcpy(&pair, source, sizeof pair);
   } else {
-    T numbers[kPair<D, T>] = {};
-    for (int n = 0; n < count; ++n) numbers[n] = source[n];
-    std::memcpy(&pair, numbers, sizeof pair);
+    T some[kPair<D, T>] = {};
+    for (int n = 0; n < numbers; ++n) some[n] = source[n];
+    std::memcpy(&pair, some, sizeof pair);
   }
 }
 
@@ -141,6 +191,23 @@ inline void split(const Pair<D, T>& pair, Cell<D, T>& low, Cell<D, T>& high) {
   } else {
     low = __builtin_shufflevector(pair, pair, 0, 1);
     high = __builtin_shufflevector(pair, pair, 2, 3);
+  }
+}
+
+// A voxel twice, times 1 - f and times f; then zeros. `cell` may be read one number too far.
+template <int D, class T>
+inline void spread(const T* source, T f, Pair<D, T>& pair) {
+  typedef typename VectorOf<kPair<D, T>, std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>::type Choice;
+  Cell<D, T> cell;
+  std::memcpy(&cell, source, sizeof cell);
+  const Pair<D, T> low = Pair<D, T>{} + (1 - f), high = Pair<D, T>{} + f;
+  if constexpr (D == 3) {
+    const Cell<3, T> zero = {};
+    const Choice is_low = {-1, -1, -1, 0, 0, 0, 0, 0};
+    pair = __builtin_shufflevector(cell, zero, 0, 1, 2, 0, 1, 2, 4, 4) * (is_low ? low : high);
+  } else {
+    const Choice is_low = {-1, -1, 0, 0};
+    pair = __builtin_shufflevector(cell, cell, 0, 1, 0, 1) * (is_low ? low : high);
   }
 }
 
@@ -172,12 +239,15 @@ inline void run_weights(const Samples<D, Index, T>& s, T (&weight)[1 << (D - 1)]
   }
 }
 
-template <bool whole, int D, class Index, class T>
-inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Runs<D>& runs, int lanes, int count, T* value) {
+// value[l * D + d] = component d of the field at sample l; value has room for kLanes * D + 1 numbers.
+template <int D, class Index, class T>
+inline void sample(const Samples<D, Index, T>& s, const T* field, const Extent<D>& e, const Runs<D>& runs, int lanes, T* value) {
   constexpr int kCount = Runs<D>::kCount;
   alignas(64) T weight[kCount][kLanes], rest[kLanes];
   alignas(64) Index start[kLanes];
   run_weights(s, weight);
+  const bool whole = s.inside_array;
+  const int numbers = e.n[D - 1] > 1 ? 2 * D : D;
   for (int l = 0; l < kLanes; ++l) rest[l] = 1 - s.f[D - 1][l];
   for (int l = 0; l < kLanes; ++l) start[l] = s.offset[l];
   const T* run[kCount];
@@ -187,10 +257,10 @@ inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Ru
   for (int l = 0; l < lanes; ++l) {
     const int64_t cell = static_cast<int64_t>(start[l]) * D;
     Pair<D, T> sum, pair;
-    load_pair<whole, D>(sum, run[0] + cell, count);
+    load_pair<D>(sum, run[0] + cell, whole, numbers);
     sum *= weight[0][l];
     for (int r = 1; r < kCount; ++r) {
-      load_pair<whole, D>(pair, run[r] + cell, count);
+      load_pair<D>(pair, run[r] + cell, whole, numbers);
       sum += weight[r][l] * pair;
     }
     Cell<D, T> low, high;
@@ -198,14 +268,6 @@ inline void sample_lanes(const Samples<D, Index, T>& s, const T* field, const Ru
     low = rest[l] * low + s.f[D - 1][l] * high;
     std::memcpy(value + l * D, &low, sizeof low);  // the fourth number is overwritten by the next voxel
   }
-}
-
-// value[l * D + d] = component d of the field at sample l; value has room for kLanes * D + 1 numbers.
-template <int D, class Index, class T>
-inline void sample(const Samples<D, Index, T>& s, const T* field, const Extent<D>& e, const Runs<D>& runs, int lanes, T* value) {
-  if (s.inside_array && lanes == kLanes) sample_lanes<true, D>(s, field, runs, kLanes, 2 * D, value);
-  else if (s.inside_array) sample_lanes<true, D>(s, field, runs, lanes, 2 * D, value);
-  else sample_lanes<false, D>(s, field, runs, lanes, e.n[D - 1] > 1 ? 2 * D : D, value);
 }
 
 // Calls call(D, index type) as compile-time constants. Voxel numbers within a volume fit 32 bits up to 2^31 voxels.

@@ -1,5 +1,7 @@
 // The inverse of a displacement by fixed-point iteration. The iteration of a voxel reads only u, so that all rounds of a block of voxels run while they
 // are in registers: bytes a voxel (3-D, float32) 12 (u) + 12 (v), once, however many rounds; and a block is left as soon as its voxels have settled.
+#include <cmath>
+
 #include "cpu/field_block.h"
 #include "cpu/pages.h"
 #include "cpu/parallel.h"
@@ -15,7 +17,7 @@ void invert_rows(const T* u, T* v, const FieldSizes& s, int iterations, T tolera
   const Runs<D> runs(e);
   const int64_t nk = e.n[D - 1], voxels = e.voxels();
   Samples<D, Index, T> samples;
-  alignas(64) T found[D][kLanes], c[D][kLanes], value[kLanes * D + 1];
+  alignas(64) T found[D][kLanes] = {}, c[D][kLanes], value[kLanes * D + 1], next[D][kLanes];
   for (int64_t r = begin; r < end; ++r) {
     const int64_t b = r / e.rows(), row = r % e.rows();
     const T* volume = u + b * voxels * D;
@@ -24,21 +26,24 @@ void invert_rows(const T* u, T* v, const FieldSizes& s, int iterations, T tolera
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, nk - k0));
       const int64_t voxel = row * nk + k0;
+      PackedField<D, const T>{u, voxels}.read_rows(b, voxel, lanes, found);
       for (int d = 0; d < D; ++d)
-        for (int l = 0; l < kLanes; ++l) found[d][l] = l < lanes ? -volume[(voxel + l) * D + d] : T(0);
+        for (int l = 0; l < kLanes; ++l) found[d][l] = -found[d][l];
       int32_t moving[kLanes];
       for (int l = 0; l < kLanes; ++l) moving[l] = l < lanes;
       for (int round = 0; round < iterations; ++round) {
-        coordinates(Layout<1, T>{found[0], 0, kLanes}, 0, 0, at, k0, kLanes, c);
+        std::copy_n(found[0], D * kLanes, c[0]);
+        add_positions(c, at, k0);
         locate(samples, c, e, runs, (s.batch - b) * voxels);
         sample(samples, volume, e, runs, kLanes, value);
+        deinterleave<D, T>(value, next[0], kLanes, kLanes);
         T change[kLanes] = {}, unknown[kLanes] = {};
         for (int d = 0; d < D; ++d)
           for (int l = 0; l < kLanes; ++l) {
-            const T next = -value[l * D + d], by = next > found[d][l] ? next - found[d][l] : found[d][l] - next;
+            const T by = std::abs(next[d][l] + found[d][l]);
             change[l] = by > change[l] ? by : change[l];
             unknown[l] += by - by;  // NaN from a NaN, which ends a voxel
-            found[d][l] = moving[l] ? next : found[d][l];
+            found[d][l] = moving[l] ? -next[d][l] : found[d][l];
           }
         int32_t any = 0;
         for (int l = 0; l < kLanes; ++l) {

@@ -55,7 +55,7 @@ void lncc(const LnccCall<T>& call, int threads) {
   for (T* output : {call.map, call.grad_a, call.grad_b}) advise_large_pages(output, call.volumes * voxels);
   const std::vector<T> shift_a = volume_shifts(call.a, call.volumes, voxels, threads), shift_b = volume_shifts(call.b, call.volumes, voxels, threads);
   const LnccShape<T> shape{{call.size[0], call.size[1], call.size[2]}, {call.window[0], call.window[1], call.window[2]}, call.eps};
-  const LnccTiling tiles(shape);
+  const LnccTiling tiles(shape, 64);
   std::vector<double> totals(call.volumes * tiles.count());
   parallel_for(call.volumes * tiles.count(), threads, [&](int64_t job) {
     const int64_t volume = job / tiles.count();

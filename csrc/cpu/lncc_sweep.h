@@ -36,12 +36,12 @@ struct LnccTile {
 };
 
 // The tiles of a volume: the same for every number of threads. A tile also visits the rows and planes that its windows reach, so that it is to be
-// large beside the window.
+// large beside the window; of at most `planes` planes where the window allows.
 class LnccTiling {
  public:
   template <class T>
-  explicit LnccTiling(const LnccShape<T>& shape)
-      : planes_(split(shape.size[0], std::max<int64_t>(64, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(48, 4 * shape.window[1]))) {}
+  LnccTiling(const LnccShape<T>& shape, int64_t planes)
+      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(48, 4 * shape.window[1]))) {}
   int64_t count() const { return planes_.count() * rows_.count(); }
   LnccTile operator[](int64_t tile) const {
     const int64_t p = tile / rows_.count(), r = tile % rows_.count();

@@ -64,7 +64,7 @@ class TileGradient {
             store_lanes(variance_.row(0) + k, distances<C, Radius>(boxes, k, s_.radius, q));
             for (int c = 0; c < C; ++c) store_lanes(distances_.row(c) + k, q[c]);
           }
-          read_row<C>(grad, s_, (i * s_.size[1] + j) * nk_, grad_);
+          read_row<C>(grad, s_, i, j, grad_);
           distance_gradients(bounds, i, j);
         });
     for (int64_t i = begin_[0]; i < end_[0]; ++i)
@@ -205,7 +205,7 @@ void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arit
       const int64_t b = job / tiles, p = job % tiles / rows.count(), r = job % rows.count();
       const int64_t begin[3] = {planes.begin(p), rows.begin(r), 0}, end[3] = {planes.end(p), rows.end(r), s.size[2]};
       TileGradient<C, Radius, Stored>(s, pairs, image + b * s.voxels(), begin, end)
-          .run(grad + b * C * s.voxels(), MindBounds<T>(means[b], box_voxels<T>(s)), grad_image + b * s.voxels());
+          .run(grad + b * C * s.pooled().voxels(), MindBounds<T>(means[b], box_voxels<T>(s)), grad_image + b * s.voxels());
     });
   });
 }

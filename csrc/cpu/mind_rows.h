@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/half_lanes.h"
+#include "cpu/convert.h"
 #include "cpu/mind_sweep.h"
 #include "cpu/stream.h"
 
@@ -34,7 +34,7 @@ inline void interleave(const ScratchRows<Stored>& rows, int64_t n, Stored* targe
   }
 }
 
-// Writes rows of descriptors to where they belong.
+// Writes rows of descriptors to where they belong; sizes are those of the descriptors.
 template <int C, class Stored>
 class RowWriter {
  public:
@@ -62,18 +62,29 @@ class RowWriter {
     else std::memcpy(target, source, bytes);
   }
 
-  const MindSizes& s_;
+  const MindSizes s_;
   bool streamed_;
   ScratchRows<Stored> interleaved_;
 };
 
+// rows = the gradients by the descriptors of row (i, j) of an image: of what they are pooled to, their share in it.
 template <int C, class Stored, class T>
-inline void read_row(const Stored* volume, const MindSizes& s, int64_t at, ScratchRows<T>& rows) {
-  const int64_t n = s.size[2], step = s.channels_last ? C : 1;
+inline void read_row(const Stored* volume, const MindSizes& s, int64_t i, int64_t j, ScratchRows<T>& rows) {
+  const MindSizes stored = s.pooled();
+  const int64_t n = stored.size[2], pool = s.pool, step = s.channels_last ? C : 1, pi = i / s.pool_of(0), pj = j / pool;
+  const bool pooled_away = pi >= stored.size[0] || pj >= stored.size[1];
+  const T share = T(1) / static_cast<T>(s.pool_of(0) * pool * pool);
+  const int64_t at = (pi * stored.size[1] + pj) * n;
   for (int c = 0; c < C; ++c) {
-    const Stored* source = s.channels_last ? volume + at * C + c : volume + c * s.voxels() + at;
     T* row = rows.row(c);
-    for (int64_t k = 0; k < n; ++k) row[k] = load(source[k * step]);
+    std::fill_n(row + n * pool, s.size[2] - n * pool, T(0));
+    if (pooled_away) {
+      std::fill_n(row, n * pool, T(0));
+      continue;
+    }
+    const Stored* source = s.channels_last ? volume + at * C + c : volume + c * stored.voxels() + at;
+    for (int64_t k = 0; pool == 1 && k < n; ++k) row[k] = load(source[k * step]);
+    for (int64_t k = 0; pool > 1 && k < n; ++k) std::fill_n(row + k * pool, pool, share * load(source[k * step]));
   }
 }
 

@@ -4,6 +4,7 @@
 #include "cpu/search_backward.h"
 
 #include "cpu/correlate_gradient.h"
+#include "cpu/correlate_point.h"
 #include "cpu/correlate_search.h"
 
 namespace regkit {
@@ -19,7 +20,13 @@ class Backward {
 
  public:
   Backward(const SearchCall<Stored>& call, const SimilarityGradient<T>& gradient, T* grad_fixed, T* grad_moving)
-      : call_(call), s_(call.sizes), layout_(s_), gradient_(gradient), grad_fixed_(grad_fixed), grad_moving_(grad_moving) {
+      : call_(call),
+        s_(call.sizes),
+        layout_(s_),
+        points_(PointGradient<Stored>::serves(layout_, call.moving.channels_last)),
+        gradient_(gradient),
+        grad_fixed_(grad_fixed),
+        grad_moving_(grad_moving) {
     if (grad_fixed) patches_.resize(s_.batch * s_.keypoints * s_.channels * layout_.patch_count);
     if (grad_moving) {
       const int64_t size = s_.batch * s_.channels, voxels = s_.moving_voxels();
@@ -78,6 +85,7 @@ class Backward {
   void patches() {
     const Chunks chunks{count_, kKeypointsPerJob};
     const int64_t size = s_.channels * layout_.patch_count;
+    if (points_) return point_patches(chunks);
     parallel_for(chunks.count(), call_.threads, [&](int64_t job) {
       PaddedSearch<T> padded(layout_);
       std::vector<T> window(layout_.window_size + 2 * kLaneCount<T>, T(0)), patch(size);
@@ -87,6 +95,25 @@ class Backward {
         gather_patch(layout_, fixed(item), 0, s_.channels, keypoint(n), patch.data());
         patch_gradient(s_, layout_, padded, patch.data(), moving(item), center(n), gamma_.empty() ? T(0) : gamma_[at], window,
                        patches_.data() + n * size);
+      }
+    });
+  }
+
+  void point_patches(const Chunks& chunks) {
+    constexpr int64_t kTogether = 4;
+    parallel_for(chunks.count(), call_.threads, [&](int64_t job) {
+      PointGradient<Stored> point(s_, layout_);
+      std::vector<T> patch(s_.channels);
+      for (int64_t at = chunks.begin(job); at < chunks.end(job); ++at) {
+        const int64_t n = keypoints_[at], item = n / s_.keypoints;
+        const FeatureImage<Stored> image = moving(item);
+        T* gradient = patches_.data() + n * s_.channels;
+        gather_patch(layout_, fixed(item), 0, s_.channels, keypoint(n), patch.data());
+        point.move(image, center(n), alpha(at), alpha_scale<T>(s_, layout_), nullptr, 0, layout_.search[0]);
+        int64_t c = 0;
+        for (; c + kTogether <= s_.channels; c += kTogether) point.template sum_fixed<kTogether>(image, c, patch.data() + c, gradient + c);
+        for (; c < s_.channels; ++c) point.template sum_fixed<1>(image, c, patch.data() + c, gradient + c);
+        for (c = 0; c < s_.channels && !gamma_.empty(); ++c) gradient[c] += gamma_[at] * patch[c];
       }
     });
   }
@@ -110,19 +137,44 @@ class Backward {
     const int64_t jobs = slabs.count() * groups.count();
     parallel_for(items * jobs, call_.threads, [&](int64_t job) {
       const int64_t item = first_item + job / jobs, slab = job % jobs % slabs.count(), group = job % jobs / slabs.count();
-      WindowGradient<Stored> window(s_, layout_, slabs.begin(slab), slabs.end(slab));
-      for (int64_t at = 0; at < count_; ++at) {
-        const int64_t n = keypoints_[at];
-        if (n / s_.keypoints != item) continue;
-        window.add(fixed(item), moving(item), groups.begin(group), groups.end(group), keypoint(n), center(n), alpha(at), beta(at),
-                   grad_moving_ + item * s_.channels * s_.moving_voxels());
+      const auto each = [&](auto&& add) {
+        for (int64_t at = 0; at < count_; ++at)
+          if (keypoints_[at] / s_.keypoints == item) add(at, keypoints_[at]);
+      };
+      T* gradient = grad_moving_ + item * s_.channels * s_.moving_voxels();
+      if (points_) {
+        PointGradient<Stored> point(s_, layout_);
+        each([&](int64_t at, int64_t n) {
+          const int64_t begin = first_plane(center(n), slabs.begin(slab)), end = first_plane(center(n), slabs.end(slab));
+          if (begin >= end) return;
+          point.move(moving(item), center(n), alpha(at), alpha_scale<T>(s_, layout_), beta(at), begin, end);
+          for (int64_t c = groups.begin(group); c < groups.end(group); ++c) {
+            T f;
+            gather_patch(layout_, fixed(item), c, 1, keypoint(n), &f);
+            point.add_moving(moving(item), c, f, gradient + c * s_.moving_voxels());
+          }
+        });
+      } else {
+        WindowGradient<Stored> window(s_, layout_, slabs.begin(slab), slabs.end(slab));
+        each([&](int64_t at, int64_t n) {
+          window.add(fixed(item), moving(item), groups.begin(group), groups.end(group), keypoint(n), center(n), alpha(at), beta(at),
+                     gradient);
+        });
       }
     });
+  }
+
+  // The first plane of the search that reads plane `bound` of the image or one behind it; planes beyond the image read its first or last.
+  int64_t first_plane(const Position& center, int64_t bound) const {
+    if (bound <= 0) return 0;
+    if (bound >= s_.moving[0]) return layout_.search[0];
+    return std::clamp<int64_t>(bound - center.at[0] - layout_.first[0], 0, layout_.search[0]);
   }
 
   const SearchCall<Stored>& call_;
   const CorrelateSizes& s_;
   const SearchLayout layout_;
+  const bool points_;  // patches of one voxel
   const SimilarityGradient<T>& gradient_;
   T *grad_fixed_, *grad_moving_;
   const int64_t* keypoints_ = nullptr;  // of the block

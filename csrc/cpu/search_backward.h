@@ -1,5 +1,5 @@
-// The way back from a gradient by the similarities of a search cube to the features, without the (keypoints, displacements) map of either in
-// memory: blocks of keypoints at a time, whose gradients are some MB of scratch.
+// The way back from a gradient by the similarities of a search cube to the features, without the (keypoints, displacements) map of either
+// in memory: blocks of keypoints at a time, whose gradients are some MB of scratch.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/convert.h"
 #include "cpu/pages.h"
 #include "cpu/parallel.h"
 #include "cpu/warp_block.h"
@@ -16,14 +17,14 @@ namespace {
 constexpr int64_t kRowsPerJob = 64;
 
 // target += source for the lanes in use.
-template <class T>
-inline void add_lanes(const T* source, T* target, int lanes) {
-  for (int l = 0; l < lanes; ++l) target[l] += source[l];
+template <class Stored, class T>
+inline void add_lanes(const Stored* source, T* target, int lanes) {
+  for (int l = 0; l < lanes; ++l) target[l] += load(source[l]);
 }
 
 // compose: the image has D channels and the displacement is added to the result.
-template <class Index, int D, Padding padding, class T>
-void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
+void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -34,20 +35,20 @@ void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill
       for (int64_t c = 0; c < s.channels; ++c) {
         alignas(64) T value[kLanes];
         block.template sample<true, false>(image + (row.b * s.channels + c) * image_voxels, fill, value, nullptr);
-        T* target = out + (row.b * s.channels + c) * voxels + row.offset + k0;
+        if (compose) add_lanes(u + (row.b * D + c) * voxels + row.offset + k0, value, lanes);
+        Stored* target = out + (row.b * s.channels + c) * voxels + row.offset + k0;
         if (lanes == kLanes) {
-          for (int l = 0; l < kLanes; ++l) target[l] = value[l];
+          for (int l = 0; l < kLanes; l += kLaneCount<T>) store_from_lanes(target + l, load_lanes(value + l));
         } else {
-          for (int l = 0; l < lanes; ++l) target[l] = value[l];
+          for (int l = 0; l < lanes; ++l) target[l] = store<Stored>(value[l]);
         }
-        if (compose) add_lanes(u + (row.b * D + c) * voxels + row.offset + k0, target, lanes);
       }
     }
   }
 }
 
-template <class Index, int D, Padding padding, class T>
-void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
+void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -57,12 +58,12 @@ void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* gr
       block.locate(u + row.b * D * voxels, row, k0, lanes);
       alignas(64) T total[D][kLanes] = {};
       for (int64_t c = 0; c < s.channels; ++c) {
-        const T* g_row = grad_out + (row.b * s.channels + c) * voxels + row.offset + k0;
+        const Stored* g_row = grad_out + (row.b * s.channels + c) * voxels + row.offset + k0;
         alignas(64) T g[kLanes], slope[D][kLanes];
         if (lanes == kLanes) {
-          for (int l = 0; l < kLanes; ++l) g[l] = g_row[l];
+          for (int l = 0; l < kLanes; l += kLaneCount<T>) store_lanes(g + l, load_as_lanes(g_row + l));
         } else {
-          for (int l = 0; l < kLanes; ++l) g[l] = l < lanes ? g_row[l] : T(0);
+          for (int l = 0; l < kLanes; ++l) g[l] = l < lanes ? load(g_row[l]) : T(0);
         }
         block.template sample<false, true>(image + (row.b * s.channels + c) * image_voxels, fill, nullptr, slope);
         for (int d = 0; d < D; ++d)
@@ -153,8 +154,8 @@ void grad_image_by_slab(const T* grad_out, const T* u, T* grad_image, const Warp
 
 }  // namespace
 
-template <class T>
-void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+template <class Stored, class T>
+void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
@@ -164,8 +165,8 @@ void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes&
   });
 }
 
-template <class T>
-void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+template <class Stored, class T>
+void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
   advise_large_pages(grad_displacement, s.batch * s.dims * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
@@ -208,13 +209,16 @@ void warp_nearest(const Element* image, const float* displacement, Element* out,
   });
 }
 
-#define REGKIT_INSTANTIATE(T)                                                                                                 \
-  template void warp_linear<T>(const T*, const T*, T*, const WarpSizes&, int, T, bool, int);                                  \
-  template void warp_grad_displacement<T>(const T*, const T*, const T*, T*, const WarpSizes&, int, T, bool, int);             \
-  template void warp_grad_image<T>(const T*, const T*, T*, const WarpSizes&, int, int);
-REGKIT_INSTANTIATE(float)
-REGKIT_INSTANTIATE(double)
+#define REGKIT_INSTANTIATE(S, T)                                                                          \
+  template void warp_linear(const S*, const T*, S*, const WarpSizes&, int, T, bool, int);                 \
+  template void warp_grad_displacement(const S*, const S*, const T*, T*, const WarpSizes&, int, T, bool, int);
+REGKIT_INSTANTIATE(float, float)
+REGKIT_INSTANTIATE(double, double)
+REGKIT_INSTANTIATE(float16, float)
+REGKIT_INSTANTIATE(bfloat16, float)
 #undef REGKIT_INSTANTIATE
+template void warp_grad_image(const float*, const float*, float*, const WarpSizes&, int, int);
+template void warp_grad_image(const double*, const double*, double*, const WarpSizes&, int, int);
 template void warp_nearest<uint8_t>(const uint8_t*, const float*, uint8_t*, const WarpSizes&, int, uint8_t, int);
 template void warp_nearest<uint16_t>(const uint16_t*, const float*, uint16_t*, const WarpSizes&, int, uint16_t, int);
 template void warp_nearest<uint32_t>(const uint32_t*, const float*, uint32_t*, const WarpSizes&, int, uint32_t, int);

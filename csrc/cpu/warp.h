@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/storage.h"
+
 namespace regkit {
 
 struct WarpSizes {
@@ -14,12 +16,12 @@ struct WarpSizes {
 };
 
 // compose: the image is a displacement itself, and the displacement is added to the result: out(x) = u(x) + image(x + u(x)).
-template <class T>
-void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+template <class Stored, class T = arithmetic<Stored>>
+void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
 
 // Gradient of sum(grad_out * out) by the displacement (no scatter).
-template <class T>
-void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+template <class Stored, class T = arithmetic<Stored>>
+void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
 
 // Gradient by the image: a scatter, split by image slab so that no two threads write to one voxel and sums have a fixed order.
 template <class T>

@@ -8,6 +8,7 @@
 
 #include "core/warp.h"
 #include "cpu/warp.h"
+#include "cpu/storage.h"
 #include "cpu/warp_interior.h"
 
 namespace regkit {
@@ -61,8 +62,8 @@ inline void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& ro
 
 // Calls visit(corner_i, corner_j, low, high) for the 2 (2-D) or 4 (3-D) rows of cells around the block; low and high are the cells' values less
 // `fill`, so that the weights that are zero outside the image leave fill.
-template <class Index, int D, class T, class Visit>
-inline void for_rows(const Block<D, T>& block, const WarpSizes& s, const T* channel, T fill, Visit&& visit) {
+template <class Index, int D, class T, class Stored, class Visit>
+inline void for_rows(const Block<D, T>& block, const WarpSizes& s, const Stored* channel, T fill, Visit&& visit) {
   const Index stride_j = static_cast<Index>(s.image[2]), stride_i = static_cast<Index>(s.image[1] * s.image[2]);
   for (int corner = 0; corner < (D == 3 ? 4 : 2); ++corner) {
     alignas(64) Index base[kLanes];
@@ -76,8 +77,8 @@ inline void for_rows(const Block<D, T>& block, const WarpSizes& s, const T* chan
       for (int l = 0; l < kLanes; ++l) base[l] = static_cast<Index>(row_j[l]) * stride_j;
     }
     for (int l = 0; l < kLanes; ++l) {
-      low[l] = channel[base[l] + block.low[D - 1][l]] - fill;
-      high[l] = channel[base[l] + block.high[D - 1][l]] - fill;
+      low[l] = load(channel[base[l] + block.low[D - 1][l]]) - fill;
+      high[l] = load(channel[base[l] + block.high[D - 1][l]]) - fill;
     }
     visit(ci, cj, low, high);
   }
@@ -106,8 +107,8 @@ class WarpBlock {
   }
 
   // value = image(x + u(x)), slope[d] = its derivative by component d of u; each only if wanted (slope may be null then).
-  template <bool want_value, bool want_slope>
-  void sample(const T* channel, T fill, T* value, T (*slope)[kLanes]) const {
+  template <bool want_value, bool want_slope, class Stored>
+  void sample(const Stored* channel, T fill, T* value, T (*slope)[kLanes]) const {
     if (inside_) {
       InteriorCells<D, kLanes, T> cells;
       load_interior(interior_, channel, size_, cells);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/inline.h"
+#include "cpu/convert.h"
 #include "cpu/lanes.h"
 #include "cpu/warp.h"
 
@@ -70,6 +71,29 @@ REGKIT_INLINE void load_pairs(const double* row, const Index* offset, double* lo
   for (int l = 0; l < kLaneCount<double>; ++l) low[l] = row[offset[l]], high[l] = row[offset[l] + 1];
 }
 
+// Pairs of halves are one word of 32 bits each.
+template <class Half, class Index, size_t... I>
+REGKIT_INLINE void load_pairs(const Half* row, const Index* offset, float* low, float* high, std::index_sequence<I...>) {
+  constexpr int half = sizeof...(I);
+  const auto pair = [&](size_t l) __attribute__((always_inline)) {
+    uint32_t both;
+    std::memcpy(&both, row + offset[l], sizeof both);
+    return both;
+  };
+  const WordLanes words = {pair(I)..., pair(half + I)...};
+  if constexpr (std::is_same_v<Half, bfloat16>) {
+    store_lanes(low, (Lanes<float>)(words << 16));
+    store_lanes(high, (Lanes<float>)(words & 0xffff0000u));
+  } else {
+    Half halves[2][2 * half];
+    const HalfLanes lower = __builtin_convertvector(words, HalfLanes), upper = __builtin_convertvector(words >> 16, HalfLanes);
+    std::memcpy(halves[0], &lower, sizeof lower);
+    std::memcpy(halves[1], &upper, sizeof upper);
+    store_lanes(low, load_as_lanes(halves[0]));
+    store_lanes(high, load_as_lanes(halves[1]));
+  }
+}
+
 // The cells of every sample: low[r] and high[r] along k, for the 2^(D-1) rows r of cells (bit 0 is the upper one along j, bit 1 along i).
 template <int D, int lanes, class T>
 struct InteriorCells {
@@ -77,11 +101,11 @@ struct InteriorCells {
   alignas(64) T low[rows][lanes], high[rows][lanes];
 };
 
-template <int D, int lanes, class Index, class T>
-REGKIT_INLINE void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const T* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
+template <int D, int lanes, class Index, class T, class Stored>
+REGKIT_INLINE void load_interior(const InteriorBlock<D, lanes, Index, T>& block, const Stored* image, const int64_t (&size)[D], InteriorCells<D, lanes, T>& cells) {
   constexpr int L = kLaneCount<T>;
   for (int r = 0; r < InteriorCells<D, lanes, T>::rows; ++r) {
-    const T* row = image + (r & 1) * size[D - 1] + (r >> 1) * size[D - 1] * size[D - 2];
+    const Stored* row = image + (r & 1) * size[D - 1] + (r >> 1) * size[D - 1] * size[D - 2];
     for (int l = 0; l < lanes; l += L) load_pairs(row, block.offset + l, cells.low[r] + l, cells.high[r] + l, std::make_index_sequence<L / 2>{});
   }
 }

@@ -110,7 +110,7 @@ void warp_lncc(const WarpLnccCall<T>& call, int threads) {
   // The warped image's mean is not known before it is warped; that of the moving image serves as well.
   const std::vector<T> shift_a = volume_shifts(call.fixed, volumes, voxels, threads), shift_b = volume_shifts(call.moving, volumes, s.image_voxels(), threads);
   const LnccShape<T> shape{{s.output[0], s.output[1], s.output[2]}, {call.window[0], call.window[1], call.window[2]}, call.eps};
-  const LnccTiling tiles(shape);
+  const LnccTiling tiles(shape, 96);  // more planes than lncc takes: each one around the tile is warped for nothing
   std::vector<double> totals(s.batch * tiles.count());
   specialise(s, call.padding, [&](auto dims, auto padding, auto index) {
     using Images = WarpedPair<dims.value, padding.value, decltype(index), T>;

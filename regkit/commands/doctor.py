@@ -159,6 +159,7 @@ def self_test() -> list[Finding]:
     cases = {
         "warp": lambda: ops.warp(image, u),
         "lncc": lambda: ops.lncc(image, other, window=5),
+        "warp_lncc": lambda: ops.warp_lncc(image.detach(), other.detach(), u, window=5),
         "compose": lambda: ops.compose(u, v),
         "integrate_velocity": lambda: ops.integrate_velocity(u),
         "invert": lambda: ops.invert(0.2 * u),

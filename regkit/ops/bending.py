@@ -7,7 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register, triton_kernel
-from regkit.ops.scaled import chained
+from regkit.ops.chained import chained
 
 
 def bending_energy(
@@ -21,14 +21,14 @@ def bending_energy(
         u_dd(x) = u(x - e_d) - 2 u(x) + u(x + e_d)
         u_de(x) = u(x + e_d + e_e) - u(x + e_d) - u(x + e_e) + u(x)
 
-    Each mean runs over the batch, the channels and the places where the difference exists: voxels with both neighbours, cells of four voxels.
-    The border is free: an affine field, whatever its offset, has energy 0. An axis of fewer than three voxels counts as 0 for u_dd, one of
-    a single voxel for u_de.
+    Each mean runs over the batch, the channels and the places where the difference exists: voxels with both neighbours, cells of four
+    voxels. The border is free: an affine field, whatever its offset, has energy 0. An axis of fewer than three voxels counts as 0 for u_dd,
+    one of a single voxel for u_de.
     spacing (1 by default) divides the differences, so it is in the unit that the axis is measured in.
 
     MONAI's BendingEnergyLoss sums the same terms, but takes u_de over three voxels an axis, (u(+,+) - u(+,-) - u(-,+) + u(-,-)) / 4, which
-    does not see a checkerboard, leaves the border's voxels out of all terms, and has no spacing; on smooth fields the two approach each other.
-    DeepReg and earlier MONAI difference central differences, over five voxels.
+    does not see a checkerboard, leaves the border's voxels out of all terms, and has no spacing; on smooth fields the two approach each
+    other. DeepReg and earlier MONAI difference central differences, over five voxels.
     Differentiable once by u. The gradient is computed in the forward pass, if u requires one and gradients are enabled.
     The result is float32 (float64 for float64). Nothing to average (no voxels) gives NaN, as torch's mean.
 
@@ -69,9 +69,7 @@ def _cpp(u, spacing, need_gradient):
     return (energy / x.numel()).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register(
-    "bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy")
-)
+register("bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy"))
 
 
 def _setup_context(ctx, inputs, output):

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, packed
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def compose(
@@ -61,17 +61,24 @@ def _cpp_backward(grad, u, v, need_u, need_v):
     dtype = native.working_dtype(u, v)
     g, y = grad.to(dtype).contiguous(), v.to(dtype).contiguous()
     x = packed.pack(u.to(dtype).contiguous()) if need_v else None
-    sums, grad_v = packed.sums(u.to(dtype)) if need_u else None, torch.empty_like(y) if need_v else v.new_empty(0)
+    grad_u = torch.empty(u.shape, dtype=dtype) if need_u else None  # packed
+    grad_v = torch.empty_like(y) if need_v else None
     native.function("field_compose_backward", dtype)(
-        native.address(g), True, native.address(x), native.address(y), False, native.address(sums),
-        native.address(grad_v if need_v else None), *_geometry(u, v),
-    )  # fmt: skip
-    grad_u = packed.unpack_sums(sums, u.shape).to(u.dtype) if need_u else u.new_empty(0)
-    return grad_u, grad_v.to(v.dtype)
+        native.address(g), False, native.address(x), native.address(y), False, *map(native.address, (grad_u, grad_v)), *_geometry(u, v)
+    )
+    return (
+        packed.unpack(grad_u, u.shape).to(u.dtype) if need_u else u.new_empty(0),
+        grad_v.to(v.dtype) if need_v else v.new_empty(0),
+    )
 
 
-register("compose", reference=reference.compose, cpp=_cpp)
-register("compose_backward", reference=reference.compose_backward, cpp=_cpp_backward)
+register("compose", reference=reference.compose, cpp=_cpp, triton=triton_kernel("compose", "compose"))
+register(
+    "compose_backward",
+    reference=reference.compose_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("compose", "compose_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -7,7 +7,7 @@ import torch
 from regkit import reference
 from regkit.ops import check, native
 from regkit.ops.backends import register, triton_kernel
-from regkit.ops.scaled import chained
+from regkit.ops.chained import chained
 
 
 def diffusion_energy(
@@ -62,9 +62,7 @@ def _cpp(u, spacing, need_gradient):
     return (energy / count).to(dtype), x.new_empty(0) if gradient is None else gradient
 
 
-register(
-    "diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp, triton=triton_kernel("diffusion", "diffusion_energy")
-)
+register("diffusion_energy", reference=reference.diffusion_energy, cpp=_cpp, triton=triton_kernel("diffusion", "diffusion_energy"))
 
 
 def _setup_context(ctx, inputs, output):

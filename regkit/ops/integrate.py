@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, packed
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 from regkit.reference.integrate import saved_format
 
 
@@ -99,20 +99,32 @@ def _cpp_backward(grad, velocity, saved, steps):
         for _ in range(steps - 1):
             fields.append(torch.empty_like(g))
             _square(fields[-2], fields[-1], g, False)
-    gradient, following, planar = g, packed.sums(g), True
-    while fields:
-        u = fields.pop()  # each field is freed as soon as it has been used
-        address = native.address(u)
+    free = []
+    for k in reversed(range(steps)):
+        field, out = fields.pop(), free.pop() if free else torch.empty_like(g)
         native.function("field_compose_backward", dtype)(
-            native.address(gradient), planar, address, address, True, native.address(following), 0, *_geometry(g)
+            native.address(g), k < steps - 1, native.address(field), native.address(field), True, native.address(out), 0, *_geometry(grad)
         )
-        spare = packed.sums(g) if planar else gradient
-        gradient, following, planar = following, spare, False
-    return packed.unpack_sums(gradient, g.shape, 0.5**steps).to(grad.dtype)
+        if saved.dim() == 1:
+            free.append(field)
+        elif k < steps - 1:  # saved fields stay, for backward may run again, and the first g is the caller's
+            free.append(g)
+        g = out
+    return packed.unpack(g, grad.shape, 0.5**steps).to(grad.dtype)
 
 
-register("integrate_velocity", reference=reference.integrate_velocity, cpp=_cpp)
-register("integrate_velocity_backward", reference=reference.integrate_velocity_backward, cpp=_cpp_backward)
+register(
+    "integrate_velocity",
+    reference=reference.integrate_velocity,
+    cpp=_cpp,
+    triton=triton_kernel("integrate", "integrate_velocity"),
+)
+register(
+    "integrate_velocity_backward",
+    reference=reference.integrate_velocity_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("integrate", "integrate_velocity_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native, packed
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def invert(
@@ -48,4 +48,4 @@ def _cpp(displacement, iterations, tolerance):
     return out.to(displacement.dtype)
 
 
-register("invert", reference=reference.invert, cpp=_cpp)
+register("invert", reference=reference.invert, cpp=_cpp, triton=triton_kernel("invert", "invert"))

@@ -64,6 +64,4 @@ def _cpp(u, mask):
     return figures
 
 
-register(
-    "jacobian_summary", reference=reference.jacobian_summary, cpp=_cpp, triton=triton_kernel("jacobian_summary", "jacobian_summary")
-)
+register("jacobian_summary", reference=reference.jacobian_summary, cpp=_cpp, triton=triton_kernel("jacobian_summary", "jacobian_summary"))

@@ -4,8 +4,8 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
-from regkit.ops.saved import scaled
+from regkit.ops.backends import register, triton_kernel
+from regkit.ops.chained import chained
 
 
 def lncc(
@@ -115,9 +115,11 @@ def _or_empty(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
     return like.new_empty(0) if gradient is None else gradient.to(like.dtype)
 
 
-register("lncc", reference=reference.lncc, cpp=_cpp)
-register("lncc_map", reference=reference.lncc_map, cpp=_cpp_map)
-register("lncc_map_backward", reference=reference.lncc_map_backward, cpp=_cpp_map_backward)
+register("lncc", reference=reference.lncc, cpp=_cpp, triton=triton_kernel("lncc", "lncc"))
+register("lncc_map", reference=reference.lncc_map, cpp=_cpp_map, triton=triton_kernel("lncc", "lncc_map"))
+register(
+    "lncc_map_backward", reference=reference.lncc_map_backward, cpp=_cpp_map_backward, triton=triton_kernel("lncc", "lncc_map_backward")
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -133,8 +135,8 @@ def _backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 7
     return (
-        scaled(grad_a, grad, ctx.dtypes[0]) if ctx.need_a else None,
-        scaled(grad_b, grad, ctx.dtypes[1]) if ctx.need_b else None,
+        chained(grad, grad_a, ctx.dtypes[0]) if ctx.need_a else None,
+        chained(grad, grad_b, ctx.dtypes[1]) if ctx.need_b else None,
         *(None,) * 5,
     )
 

@@ -17,15 +17,10 @@ def pack(planar: torch.Tensor, scale: float = 1.0, out: torch.Tensor | None = No
     return packed
 
 
-def sums(field: torch.Tensor) -> torch.Tensor:
-    """Room for the sums of a gradient by a field (B, D, *spatial), as the kernels keep them while they add: 2 or 4 numbers a voxel."""
-    return field.new_empty(field.shape[0] * (4 if field.shape[1] == 3 else 2) * math.prod(field.shape[2:]))
-
-
-def unpack_sums(sums: torch.Tensor, shape: torch.Size, scale: float = 1.0) -> torch.Tensor:
-    """scale * a gradient out of its sums: (B, D, *spatial)."""
-    out = sums.new_empty(shape)
-    native.function("field_unpack_sums", sums.dtype)(
-        native.address(sums), native.address(out), shape[1], shape[0], math.prod(shape[2:]), scale, torch.get_num_threads()
+def unpack(packed: torch.Tensor, shape: torch.Size, scale: float = 1.0) -> torch.Tensor:
+    """scale * a packed field, as a contiguous one of this shape (B, D, *spatial)."""
+    planar = packed.new_empty(shape)
+    native.function("field_unpack", packed.dtype)(
+        native.address(packed), native.address(planar), shape[1], shape[0], math.prod(shape[2:]), scale, torch.get_num_threads()
     )
-    return out
+    return planar

@@ -4,7 +4,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def smooth(x: torch.Tensor, *, side: float = 0.25) -> torch.Tensor:  # (B, C, *spatial) -> the same
@@ -41,7 +41,7 @@ def _cpp(x, side):
     return out.to(x.dtype)
 
 
-register("smooth", reference=reference.smooth, cpp=_cpp)
+register("smooth", reference=reference.smooth, cpp=_cpp, triton=triton_kernel("smooth", "smooth"))
 
 
 def _setup_context(ctx, inputs, output):

@@ -6,7 +6,7 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
+from regkit.ops.backends import register, triton_kernel
 
 
 def upsample(
@@ -69,8 +69,13 @@ def _cpp_backward(grad, size, factor, offset, scale):
     return _launch("upsample_adjoint", grad, size, size, grad.shape[2:], factor, offset, scale)
 
 
-register("upsample", reference=reference.upsample, cpp=_cpp)
-register("upsample_backward", reference=reference.upsample_backward, cpp=_cpp_backward)
+register("upsample", reference=reference.upsample, cpp=_cpp, triton=triton_kernel("upsample", "upsample"))
+register(
+    "upsample_backward",
+    reference=reference.upsample_backward,
+    cpp=_cpp_backward,
+    triton=triton_kernel("upsample", "upsample_backward"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -68,11 +68,17 @@ def _geometry(image: torch.Tensor, displacement: torch.Tensor) -> tuple:
     return displacement.shape[1], image.shape[0], image.shape[1], native.sizes(image.shape[2:]), native.sizes(displacement.shape[2:])
 
 
+def _stored_and_working(image: torch.Tensor, displacement: torch.Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """How the kernels read the image, and what they compute in: halves are read as they are, unless the displacement is float64."""
+    working = native.working_dtype(image, displacement)
+    return working if working == torch.float64 else image.dtype, working
+
+
 def _cpp(image, displacement, padding, fill):
-    dtype = native.working_dtype(image, displacement)
-    m, u = image.to(dtype).contiguous(), displacement.to(dtype).contiguous()
+    stored, working = _stored_and_working(image, displacement)
+    m, u = image.to(stored).contiguous(), displacement.to(working).contiguous()
     out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
-    native.function("warp", dtype)(
+    native.function("warp", stored)(
         native.address(m),
         native.address(u),
         native.address(out),
@@ -86,17 +92,18 @@ def _cpp(image, displacement, padding, fill):
 
 
 def _cpp_backward(grad, image, displacement, padding, fill, need_image, need_displacement):
-    dtype = native.working_dtype(image, displacement)
-    g, u = grad.to(dtype).contiguous(), displacement.to(dtype).contiguous()
+    stored, working = _stored_and_working(image, displacement)
+    u = displacement.to(working).contiguous()
     threads, geometry = torch.get_num_threads(), _geometry(image, displacement)
     grad_image, grad_u = image.new_empty(0), displacement.new_empty(0)
     if need_image:
+        g = grad.to(working).contiguous()
         out = g.new_empty(image.shape)
-        native.function("warp_grad_image", dtype)(native.address(g), native.address(u), native.address(out), *geometry, padding, threads)
+        native.function("warp_grad_image", working)(native.address(g), native.address(u), native.address(out), *geometry, padding, threads)
         grad_image = out.to(image.dtype)
     if need_displacement:
-        m, out = image.to(dtype).contiguous(), torch.empty_like(u)
-        native.function("warp_grad_displacement", dtype)(
+        g, m, out = grad.to(stored).contiguous(), image.to(stored).contiguous(), torch.empty_like(u)
+        native.function("warp_grad_displacement", stored)(
             native.address(g), native.address(m), native.address(u), native.address(out), *geometry, padding, fill, False, threads
         )
         grad_u = out.to(displacement.dtype)

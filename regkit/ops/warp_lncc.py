@@ -4,8 +4,8 @@ import torch
 
 from regkit import reference
 from regkit.ops import check, native
-from regkit.ops.backends import register
-from regkit.ops.saved import scaled
+from regkit.ops.backends import register, triton_kernel
+from regkit.ops.chained import chained
 from regkit.ops.warp import PADDINGS
 
 
@@ -106,8 +106,10 @@ def _cpp_backward(grad, fixed, moving, displacement, weight, window, padding, fi
     return gradient.to(displacement.dtype)
 
 
-register("warp_lncc", reference=reference.warp_lncc, cpp=_cpp)
-register("warp_lncc_backward", reference=reference.warp_lncc_backward, cpp=_cpp_backward)
+register("warp_lncc", reference=reference.warp_lncc, cpp=_cpp, triton=triton_kernel("warp_lncc", "warp_lncc"))
+register(
+    "warp_lncc_backward", reference=reference.warp_lncc_backward, cpp=_cpp_backward, triton=triton_kernel("warp_lncc", "warp_lncc_backward")
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -122,7 +124,7 @@ def _backward(ctx, grad, _):
     gradient = None
     if grad is not None and ctx.needs_input_grad[2]:
         if ctx.need_gradient:
-            gradient = scaled(ctx.saved_tensors[0], grad, ctx.dtype)
+            gradient = chained(grad, ctx.saved_tensors[0], ctx.dtype)
         else:
             gradient = torch.ops.regkit.warp_lncc_backward(grad, *ctx.saved_tensors, ctx.window, ctx.padding, ctx.fill, ctx.eps)
     return None, None, gradient, *(None,) * 6

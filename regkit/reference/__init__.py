@@ -18,7 +18,6 @@ from regkit.reference.jacobian import jacobian_determinant, jacobian_determinant
 from regkit.reference.jacobian_summary import jacobian_summary
 from regkit.reference.lncc import lncc, lncc_map, lncc_map_backward
 from regkit.reference.mind import mind_ssc, mind_ssc_backward
-from regkit.reference.scaled import scaled
 from regkit.reference.similarity_maps import similarity_maps
 from regkit.reference.smooth import smooth
 from regkit.reference.soft_dice import soft_dice, soft_dice_backward
@@ -52,7 +51,6 @@ __all__ = [
     "lncc_map_backward",
     "mind_ssc",
     "mind_ssc_backward",
-    "scaled",
     "similarity_maps",
     "smooth",
     "soft_dice",

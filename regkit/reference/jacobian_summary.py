@@ -1,4 +1,5 @@
-"""Figures of det(I + grad u) in plain torch, from the map. Voxels that do not count are masked, not taken out, so that nothing waits for a GPU."""
+"""Figures of det(I + grad u) in plain torch, from the map. Voxels that do not count are masked, not taken out, so that nothing waits for a
+GPU."""
 
 import torch
 

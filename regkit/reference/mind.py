@@ -54,21 +54,42 @@ def _normalised(x: torch.Tensor, radius: int, dilation: int):
     return q, at, raw, torch.clamp(raw, (1e-3 * mean).clamp_min(LEAST), (1e3 * mean).clamp_min(LEAST))
 
 
-def mind_ssc(image: torch.Tensor, radius: int, dilation: int, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
+def pooled(x: torch.Tensor, pool: int) -> torch.Tensor:
+    """Means over blocks of pool^D voxels of (B, C, *spatial)."""
+    for axis in range(2, x.dim()):
+        blocks = x.shape[axis] // pool
+        x = x.narrow(axis, 0, blocks * pool).unflatten(axis, (blocks, pool)).mean(axis + 1)
+    return x
+
+
+def pooled_adjoint(g: torch.Tensor, pool: int, spatial: torch.Size) -> torch.Tensor:
+    """The transpose of `pooled`."""
+    out = g.new_zeros((*g.shape[:2], *spatial))
+    part = out
+    for axis in range(2, g.dim()):
+        part = part.narrow(axis, 0, g.shape[axis] * pool)
+        g = g.repeat_interleave(pool, axis) / pool
+    part.copy_(g)
+    return out
+
+
+def mind_ssc(image: torch.Tensor, radius: int, dilation: int, pool: int, dtype: torch.dtype, channels_last: bool) -> torch.Tensor:
     x = image[:, 0].to(torch.float64 if image.dtype == torch.float64 else torch.float32)
     q, _, _, variance = _normalised(x, radius, dilation)
     memory_format = torch.contiguous_format
     if channels_last:
         memory_format = torch.channels_last_3d if image.dim() == 5 else torch.channels_last
-    return torch.exp(-q / variance).to(dtype).contiguous(memory_format=memory_format)
+    return pooled(torch.exp(-q / variance), pool).to(dtype).contiguous(memory_format=memory_format)
 
 
-def mind_ssc_backward(grad: torch.Tensor, image: torch.Tensor, radius: int, dilation: int) -> torch.Tensor:
+def mind_ssc_backward(grad: torch.Tensor, image: torch.Tensor, radius: int, dilation: int, pool: int) -> torch.Tensor:
     x = image[:, 0].to(torch.float64 if image.dtype == torch.float64 else torch.float32)
     if x.numel() == 0:
         return torch.zeros_like(image)
     q, at, raw, variance = _normalised(x, radius, dilation)
-    pull = grad.to(x.dtype) * torch.exp(-q / variance) / variance  # -d sum(grad * mind) / dq at fixed V
+    pull = (
+        pooled_adjoint(grad.to(x.dtype), pool, image.shape[2:]) * torch.exp(-q / variance) / variance
+    )  # -d sum(grad * mind) / dq at fixed V
     by_variance = (pull * q).sum(1, keepdim=True) / variance
     grad_q = -pull + torch.where(raw == variance, by_variance, 0.0) / q.shape[1]
     grad_distances = grad_q.scatter_add(1, at, -grad_q.sum(1, keepdim=True))

@@ -6,7 +6,6 @@ cost volumes (N, L) are mapped to d numbers each by a PCA fitted on this pair, E
 """
 
 import torch
-import torch.nn.functional as F
 
 from regkit import ops
 from regkit.errors import InputError
@@ -23,10 +22,12 @@ class TooFewKeypoints(InputError):
 
 def cost_volumes(fixed: torch.Tensor, moving: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:
     """(N, L) dissimilarities of MIND-SSC patches, L = (2 search_radius + 1)^D displacements, first axis slowest."""
-    pool = F.avg_pool3d if fixed.dim() == 5 else F.avg_pool2d
-    features = [pool(ops.mind_ssc(x, radius=stage.mind_radius, dilation=stage.mind_dilation), stage.stride) for x in (fixed, moving)]
+    features = [
+        ops.mind_ssc(x, radius=stage.mind_radius, dilation=stage.mind_dilation, pool=stage.stride, dtype=torch.float16, channels_last=True)
+        for x in (fixed, moving)
+    ]
     at = torch.div(keypoints, stage.stride, rounding_mode="floor")[None]
-    return ops.correlate_keypoints(*features, at, search_radius=stage.search_radius, patch_radius=stage.patch_radius)[0]
+    return ops.correlate_keypoints(*features, at, search_radius=stage.search_radius, patch_radius=stage.patch_radius)[0].float()
 
 
 def pca(cost: torch.Tensor, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,9 +53,7 @@ def invert(u: torch.Tensor) -> torch.Tensor:
     Fixed-point iteration, v <- -u(y + v), settles most voxels in a few rounds; where u stretches or squeezes hard it does not converge, and
     the voxels left over are solved by Newton's method.
     """
-    v = -u
-    for _ in range(SWEEPS):
-        v = -ops.warp(u, v, padding="border")
+    v = ops.invert(u, iterations=SWEEPS, tolerance=TOLERANCE / 10)
     residual = (ops.warp(u, v, padding="border") + v).abs().amax(1)[0]
     places = (residual > TOLERANCE).nonzero()
     if len(places):

@@ -87,12 +87,13 @@ def main() -> int:
                 path = results.write(entries, described, options.results)
     finally:
         measuring.stop()
+    table.summary(console, entries)
     failures = [f"{e['case']} ({e['data']}): {name}: {why}" for e in entries for name, why in e["failed"].items()]
     for line in [f"FAILED: {f}" for f in failures] + [f"not measured, after {options.limit:g} seconds: {name}" for name in late]:
         console.print(line, highlight=False, markup=False)
     console.print(f"{len(entries)} cases in {time.monotonic() - begin:.0f} s", highlight=False)
     if entries and not options.dry:
-        console.print(f"written to {path}", highlight=False)
+        console.print(f"written to {path}; --readme shows it in README", highlight=False)
     return int(bool(failures or late))
 
 

@@ -85,7 +85,7 @@ class OpCase:
     memory_target: float | None = None  # at most so many volumes beyond the inputs, outputs counted; a volume is units x 4 bytes
     dims: tuple[int, ...] = (2, 3)
     sizes: tuple[str, ...] = IMAGES
-    dtype: torch.dtype = torch.float32  # of the inputs named in `cast`; the others stay as they are
+    dtype: torch.dtype = torch.float32  # of the images; the inputs named in `cast` are converted to it
     cast: tuple[str, ...] = ()
     comparable: Callable[[Outputs], Outputs] = lambda outputs: outputs  # regkit's and everyone's outputs, made comparable, untimed
 

@@ -104,12 +104,13 @@ def checked(
     found = Checked({}, absent, {})
     made = case.make(size)
     expected, expected_of = None, ""
-    torch._dynamo.reset()  # cases share code; without this torch stops compiling after some sizes
     for name, provider in there.items():
         if reason := skip(provider):
             absent[name] = reason
             continue
         at(name)
+        if provider.compiled and not any(there[earlier].compiled for earlier in found.runs):
+            torch._dynamo.reset()  # cases share code; without this torch stops compiling after some sizes
         try:
             run = provider.run(case, made, device)
             outputs = run()

@@ -64,8 +64,7 @@ def table(entries: list[dict]) -> str:
             times = ", ".join(f"{name.removeprefix('regkit ')} {figure(f['seconds'])}" for name, f in ours.items())
         memory = "" if best["extra_bytes"] is None else f"{best['extra_bytes'] / 1e6:.0f}"
         others = ", ".join(f"{name} {f['slower_than_regkit']:.1f}x" for name, f in sorted(peers.items(), key=lambda p: p[1]["seconds"]))
-        name = e["case"] + ("" if e["dtype"] == "float32" else f", {e['dtype']}")
-        lines.append(f"| {name} | {times} | {best['share_of_copy']:.0%} | {memory} | {others} |")
+        lines.append(f"| {e['case']} | {times} | {best['share_of_copy']:.0%} | {memory} | {others} |")
     return "\n".join(lines) + "\n"
 
 

@@ -31,6 +31,25 @@ def show(console: Console, entry: dict) -> None:
     console.print()
 
 
+def summary(console: Console, entries: list[dict]) -> None:
+    """A line for each entry: regkit's fastest backend and the best peer."""
+    table = Table(title="Summary", title_justify="left", title_style="bold")
+    for heading in ("", "data", "regkit", "time ms", "of copy", "MB", "regkit is faster by", "than the best peer"):
+        table.add_column(heading, justify="right" if heading in ("time ms", "of copy", "MB", "regkit is faster by") else "left")
+    for e in entries:
+        ours = sorted((f["seconds"], name) for name, f in e["providers"].items() if is_regkit(name))
+        peers = sorted((f["seconds"], name) for name, f in e["providers"].items() if not is_regkit(name))
+        if not ours:
+            table.add_row(e["case"], e["data"], "FAILED" if e["failed"] else "not there")
+            continue
+        seconds, name = ours[0]
+        f = e["providers"][name]
+        memory = "" if f["extra_bytes"] is None else f"{f['extra_bytes'] / 1e6:.0f}"
+        row = [e["case"], e["data"], name.removeprefix("regkit "), number(1e3 * seconds), f"{f['share_of_copy']:.1%}", memory]
+        table.add_row(*row, *((f"{peers[0][0] / seconds:.1f}x", peers[0][1]) if peers else ()))
+    console.print(table)
+
+
 def number(x: float) -> str:
     """With three digits or more."""
     return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
@@ -40,8 +59,8 @@ def ratio(entry: dict, name: str) -> str:
     """Of a peer, to the fastest of regkit's backends; of each of these, to the best peer."""
     f = entry["providers"][name]
     if is_regkit(name):
-        peers = [(p["seconds"], peer) for peer, p in entry["providers"].items() if not is_regkit(peer)]
-        return f"{min(peers)[0] / f['seconds']:.1f}x ({min(peers)[1]})" if peers else ""
+        peers = [p["seconds"] for peer, p in entry["providers"].items() if not is_regkit(peer)]
+        return f"{min(peers) / f['seconds']:.1f}x (best peer)" if peers else ""
     if f["slower_than_regkit"] is None:
         return ""
     return f"{f['slower_than_regkit']:.1f}x" + (f" (target {f['target']:g}x)" if f["target"] else "")

@@ -70,6 +70,7 @@ def figures(case: OpCase, data: str, options: Options, without: dict[str, str], 
 def serve(pipe, options: Options) -> None:
     """The worker's process: answers requests until the pipe closes."""
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # peers' convolutions keep float32: TF32's 10 bits drown small variances
     cases = {case.name: case for case in import_module(options.registry).CASES}
     pipe.send(("ready", None))
     while True:

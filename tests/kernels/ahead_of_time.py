@@ -22,7 +22,7 @@ from triton.runtime.driver import driver
 from regkit import ops
 from regkit.kernels import launch
 from regkit.ops import backends
-from tests.ops.cases import SHAPES, cases, value_and_gradients
+from tests.ops.cases import SHAPES, cases, plain_cases, value_and_gradients
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -91,6 +91,10 @@ def main() -> None:
             if "triton" in ops.available(name.split()[0]):
                 with ops.backend("triton"):
                     value_and_gradients(case.function, case.tensors)
+        for name, case in plain_cases(spatial, dtype=dtype).items():
+            if "triton" in ops.available(name.split()[0]):
+                with ops.backend("triton"):
+                    case.function(*case.tensors)
 
 
 if __name__ == "__main__":

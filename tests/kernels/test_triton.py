@@ -19,37 +19,46 @@ ODD_SHAPES = [(1, 1), (1, 5), (9, 33), (1, 1, 1), (1, 6, 7), (5, 1, 3), (4, 3, 1
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
+def case_of(name, spatial, **options):
+    return cases(spatial, device=DEVICE, **options)[name]
+
+
 def by_triton(function, tensors):
     with ops.backend("triton"):
-        results = value_and_gradients(function, tuple(t.to(DEVICE) for t in tensors))
-    return [r.cpu() for r in results]
+        return [r.cpu() for r in value_and_gradients(function, tensors)]
+
+
+def by_reference(case):
+    return [r.cpu() for r in reference(case.function, case.tensors)]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("dims", SHAPES)
 @pytest.mark.parametrize("name", TRITON)
 def test_follows_reference(name, dims, dtype):
-    case = cases(SHAPES[dims], dtype=dtype)[name]
+    case = case_of(name, SHAPES[dims], dtype=dtype)
     got = by_triton(case.function, case.tensors)
-    assert_same(name, got, reference(case.function, case.tensors), TOLERANCE[dtype])
+    assert_same(name, got, by_reference(case), TOLERANCE[dtype])
     assert [g.dtype for g in got[1:]] == [t.dtype for t in case.tensors]
 
 
 @pytest.mark.parametrize("spatial", ODD_SHAPES, ids=str)
 @pytest.mark.parametrize("name", TRITON)
 def test_any_shape(name, spatial):
-    case = cases(spatial)[name]
-    want = reference(case.function, case.tensors)
+    case = case_of(name, spatial)
+    want = by_reference(case)
     got = by_triton(case.function, case.tensors)
     if want[0].dim() == 0 and not want[0]:  # nothing varies in one voxel
         assert all(torch.equal(g, w) for g, w in zip(got, want))
+    elif name == "expected_displacement" and max(spatial) == 1:  # all displacements see the same: what is left is rounding
+        assert all(g.abs().max() < 1e-11 for g in got[1:])
     else:
         assert_same(name, got, want, 1e-9)
 
 
 @pytest.mark.parametrize("name", TRITON)
 def test_non_contiguous_inputs(name):
-    case = cases(SHAPES[3])[name]
+    case = case_of(name, SHAPES[3])
     strided = tuple(t.transpose(1, -1).contiguous().transpose(1, -1) for t in case.tensors)
     assert_same(name, by_triton(case.function, strided), by_triton(case.function, case.tensors), 1e-14)
 
@@ -57,20 +66,20 @@ def test_non_contiguous_inputs(name):
 @pytest.mark.parametrize("dims", SHAPES)
 @pytest.mark.parametrize("name", TRITON)
 def test_empty_batch(name, dims):
-    case = cases(SHAPES[dims], batch=0)[name]
-    got, want = by_triton(case.function, case.tensors), reference(case.function, case.tensors)
+    case = case_of(name, SHAPES[dims], batch=0)
+    got, want = by_triton(case.function, case.tensors), by_reference(case)
     assert [g.shape for g in got] == [w.shape for w in want]
     assert got[0].numel() == 0 or bool(got[0].isnan().all())
 
 
 @pytest.mark.parametrize("name", TRITON)
 def test_gradient_of_one_input_alone(name):
-    case = cases(SHAPES[3])[name]
+    case = case_of(name, SHAPES[3])
     both = by_triton(case.function, case.tensors)[1:]
     for wanted, gradient in enumerate(both):
 
         def of_one(x, wanted=wanted):
-            return case.function(*(x if i == wanted else t.to(DEVICE) for i, t in enumerate(case.tensors)))
+            return case.function(*(x if i == wanted else t for i, t in enumerate(case.tensors)))
 
         assert_same(name, by_triton(of_one, (case.tensors[wanted],))[1:], [gradient], 1e-12)
 
@@ -78,7 +87,7 @@ def test_gradient_of_one_input_alone(name):
 @pytest.mark.parametrize("name", TRITON)
 def test_deterministic_mode(name):
     """The same bits twice, and the same result as otherwise. (Whether the order of a scatter matters, only a GPU shows.)"""
-    case = cases(SHAPES[3], dtype=torch.float32)[name]
+    case = case_of(name, SHAPES[3], dtype=torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
         first, second = by_triton(case.function, case.tensors), by_triton(case.function, case.tensors)

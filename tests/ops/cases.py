@@ -20,7 +20,9 @@ class Case:
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    """The same numbers on every device, of which the default one is taken (`with torch.device(...)`)."""
+    numbers = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
+    return numbers.to(dtype=dtype, device=torch.get_default_device())
 
 
 def displacement(
@@ -37,7 +39,7 @@ def label_map(spatial: tuple[int, ...], batch: int = 2, seed: int = 0, labels: i
     return torch.nn.functional.interpolate(coarse, size=spatial, mode="nearest").argmax(1, keepdim=True).to(torch.uint8)
 
 
-def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, Case]:
     dims = len(spatial)
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
@@ -45,45 +47,66 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
-    search = {"search_radius": 2, "patch_radius": 1, "center": center}
+    search = {"search_radius": 2, "patch_radius": 3 - dims, "center": center}
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
-    fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
     points = randn(batch, 3, dims, seed=8) * 6
-
-    def labels_on(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return fixed_labels.to(u.device), moving_labels.to(u.device)
-
+    fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
+    a, b, u, v, weight, odd = (t.to(device) for t in (a, b, u, v, weight, odd))
+    keypoints, center, basis, points = (t.to(device) for t in (keypoints, center, basis, points))
+    fixed_labels, moving_labels = fixed_labels.to(device), moving_labels.to(device)
+    few = a[:1, :1, :3, :8].contiguous() if dims == 3 else a[:, :1].contiguous()  # for Triton's interpreter: mind_ssc takes seconds there
+    search = {"search_radius": 2, "patch_radius": 1, "center": center}
     return {
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
         "warp extent": Case(lambda a, u: ops.warp(a, u, padding="extent", fill=-1.0), (a, u)),
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
-        "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight.to(a)), (a, b)),
+        "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
         "warp_lncc": Case(lambda u: ops.warp_lncc(a, odd, u, window=5, fill=0.3), (u,)),
         "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a, b, u, window=3, weight=weight, padding="border"), (u,)),
         "warp_lncc recomputed": Case(lambda u: ops.warp_lncc(a, b, u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)),
         "compose": Case(ops.compose, (u, v)),
         "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
-        "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=3, save_steps=True), (u,)),
+        "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=2, save_steps=True), (u,)),
         "jacobian_determinant": Case(ops.jacobian_determinant, (u,)),
         "bending_energy": Case(lambda a: ops.bending_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
         "diffusion_energy": Case(lambda a: ops.diffusion_energy(a, spacing=[0.8, 1.0, 2.5][:dims]), (a,)),
-        "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=2), (a, b)),
+        "correlate_dense dot": Case(lambda a, b: ops.correlate_dense(a, b, radius=4 - dims), (a, b)),
         "correlate_dense ssd": Case(lambda a, b: ops.correlate_dense(a, b, radius=1, stride=2, metric="ssd"), (a, b)),
+        "correlate_keypoints": Case(lambda a, b: ops.correlate_keypoints(a, b, keypoints, metric="cosine", **search), (a, b)),
         "expected_displacement": Case(lambda a, b: ops.expected_displacement(a, b, keypoints, sharpness=0.5, **search), (a, b)),
         "embed_displacements": Case(lambda a, b, e: ops.embed_displacements(a, b, keypoints, e, **search), (a, b, basis)),
-        "soft_dice zeros": Case(lambda u: ops.soft_dice(*labels_on(u), u, labels=(2, 1, 5)), (u,)),
-        "soft_dice border": Case(lambda u: ops.soft_dice(*labels_on(u), u, labels=3, padding="border", eps=0.1), (u,)),
+        "soft_dice zeros": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=(2, 1, 5)), (u,)),
+        "soft_dice border": Case(lambda u: ops.soft_dice(fixed_labels, moving_labels, u, labels=3, padding="border", eps=0.1), (u,)),
+        # Plus the image, for where few voxels make descriptors that do not depend on it, and a gradient that is rounding.
+        "mind_ssc": Case(lambda m: ops.mind_ssc(m, radius=dims - 2, channels_last=dims == 3) + m, (few,)),
         "similarity_maps": Case(
-            lambda a, b: ops.similarity_maps(a, b, points.to(a.device), patch_size=3, kernel_sizes=(3, 1)),
+            lambda a, b: ops.similarity_maps(a, b, points, patch_size=3, kernel_sizes=(3, 1)),
             (a[:, :1].contiguous(), b[:, 1:].contiguous()),
         ),
+        "smooth": Case(lambda a: ops.smooth(a, side=0.3), (a,)),
         "upsample": Case(lambda a: ops.upsample(a, larger, [2.0, 1.7, 2.3][:dims], 0.4, scale=[2.0, -0.5]), (a,)),
     }
 
 
 NAMES = tuple(cases((3, 4), 1))
+
+
+def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Case]:
+    """The same for ops that are not differentiable."""
+    u = displacement(spatial, batch, 3, dtype)
+    a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
+    image, labels = randn(batch, 2, *spatial, seed=4).mul(9).to(torch.int16), label_map(spatial, batch)
+    keypoints = (randn(batch, 5, len(spatial), seed=6) + 1) * (torch.tensor(spatial) / 2)
+    return {
+        "warp_nearest": Case(lambda u: ops.warp(image, u, mode="nearest"), (u,)),
+        "warp_labels": Case(lambda u: ops.warp_labels(labels, u, mode="majority"), (u,)),
+        "invert": Case(lambda u: ops.invert(0.2 * u, iterations=5), (u,)),
+        "best_displacement": Case(lambda a, b: ops.best_displacement(a, b, keypoints, search_radius=2, patch_radius=1), (a, b)),
+        "jacobian_summary": Case(lambda u: torch.stack(ops.jacobian_summary(u)), (u,)),
+        "jacobian_summary masked": Case(lambda u: torch.stack(ops.jacobian_summary(u, mask=u[:, :1] > 0)), (u,)),
+    }
 
 
 def value_and_gradients(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -102,7 +125,7 @@ def reference(function: Callable, tensors: tuple[torch.Tensor, ...]) -> list[tor
 
 def assert_same(name: str, got: list[torch.Tensor], want: list[torch.Tensor], tolerance: float) -> None:
     for what, x, y in zip(["value"] + [f"gradient {i}" for i in range(len(want) - 1)], got, want, strict=True):
-        assert_close(f"{name}, {what}", x, y, tolerance)
+        assert_close(f"{name}, {what}", x.cpu(), y.cpu(), tolerance)
 
 
 def assert_like_reference(name: str, function: Callable, tensors: tuple[torch.Tensor, ...], tolerance: float) -> None:

@@ -6,7 +6,7 @@ import torch
 def assert_close(name: str, got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
     """Asserts that RMS(got - want) <= tolerance * RMS(want); NaN and infinity must stand at the same places."""
     assert got.shape == want.shape, f"{name}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
-    got, want = got.detach().double(), want.detach().double()
+    got, want = got.detach().double().cpu(), want.detach().double().cpu()
     finite = want.isfinite()
     assert torch.equal(got.isfinite(), finite), (
         f"{name}: {int((got.isfinite() != finite).sum())} values are finite in one and not in the other"

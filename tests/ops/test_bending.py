@@ -40,7 +40,8 @@ def test_quadratic_fields_have_constant_terms():
 
 
 def test_monais_loss_on_a_smooth_field():
-    """Mixed terms differ by a sample's width, and MONAI leaves the border out: on a wave that fades towards the border they agree nearly."""
+    """Mixed terms differ by a sample's width, and MONAI leaves the border out: on a wave that fades towards the border they agree
+    nearly."""
     losses = pytest.importorskip("monai.losses")
     x = torch.linspace(-1, 1, 48, dtype=torch.float64)
     i, j, k = torch.meshgrid(x, x, x, indexing="ij")

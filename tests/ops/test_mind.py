@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from regkit import ops
+from regkit.ops.backends import interpreted
 from regkit.reference import mind
 from tests.ops.compare import assert_close
 
@@ -22,7 +23,7 @@ def image(dims: int, dtype=torch.float32, scale: float = 1.0):
 def gradient(function, x):
     x = x.detach().clone().requires_grad_()
     out = function(x)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(out.dtype)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(out)
     return torch.autograd.grad(out, x, weight)[0]
 
 
@@ -155,14 +156,94 @@ def test_results_do_not_depend_on_the_threads():
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+@pytest.mark.parametrize("dims", (2, 3))
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_any_dtype_and_memory_format(dtype, stored, dims):
+    """Of descriptors and of the gradient by them; one gradient is read as it lies, so both formats give the same bits."""
+    x, format = image(dims, dtype), torch.channels_last if dims == 2 else torch.channels_last_3d
+    for radius in (1, 2):
+        planar, last = (ops.mind_ssc(x, radius=radius, dtype=stored, channels_last=flag) for flag in (False, True))
+        assert planar.dtype == last.dtype == stored and planar.is_contiguous() and last.is_contiguous(memory_format=format)
+        assert torch.equal(planar, last)
+        assert_close("descriptors", planar, reference(lambda x: ops.mind_ssc(x, radius=radius), x), TOLERANCE[stored])  # noqa: B023
+        with ops.backend("reference"):
+            slow = ops.mind_ssc(x, radius=radius, dtype=stored, channels_last=True)
+        assert slow.dtype == stored and slow.stride() == last.stride()
+        grad = torch.randn(planar.shape).to(stored)
+        by_planar, by_last = (torch.ops.regkit.mind_ssc_backward(g, x, radius, 2, 1) for g in (grad, grad.contiguous(memory_format=format)))
+        assert by_planar.dtype == dtype and torch.equal(by_planar, by_last)
+
+
+@pytest.mark.parametrize("pool", (2, 3, 5, 40))
+@pytest.mark.parametrize("dims", (2, 3))
+def test_pooled_inside_is_pooled_afterwards(dims, pool):
+    """In value and gradient; 40 is more than an axis has: nothing is left."""
+    x = image(dims, torch.float64)
+
+    def afterwards(x):
+        average = F.avg_pool2d if dims == 2 else F.avg_pool3d
+        return average(ops.mind_ssc(x), pool) if pool < 40 else ops.mind_ssc(x)[..., :0]
+
+    for backend in ("cpp", "reference"):
+        with ops.backend(backend):
+            got, want = ops.mind_ssc(x, pool=pool), afterwards(x)
+            assert got.shape == (2, want.shape[1], *(n // pool for n in x.shape[2:]))
+            if pool < 40:
+                assert_close("descriptors", got, want, 1e-14)
+                assert_close("gradient", gradient(lambda x: ops.mind_ssc(x, pool=pool), x), gradient(afterwards, x), 1e-13)
+            else:
+                assert not gradient(lambda x: ops.mind_ssc(x, pool=pool), x).any()
+    single = x.float()
+    last = ops.mind_ssc(single, pool=pool, dtype=torch.float16, channels_last=True)
+    assert last.is_contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+    assert torch.equal(last, ops.mind_ssc(single, pool=pool, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+def test_descriptors_too_large_for_the_caches(stored):
+    """They are written in another way; rows do not begin on cache lines."""
+    x = torch.rand(1, 1, 53, 101, 211, generator=torch.Generator().manual_seed(0))
+    with ops.backend("reference"):
+        want = ops.mind_ssc(x)
+    for channels_last in (False, True):
+        got = ops.mind_ssc(x, dtype=stored, channels_last=channels_last)
+        assert got.untyped_storage().nbytes() > 16 << 20
+        assert_close(f"channels last {channels_last}", got, want, 5 * TOLERANCE[stored])
+
+
+@pytest.mark.parametrize(
+    ("shape", "radius", "pool"),
+    [((2, 1, 9, 34), 2, 1), ((1, 1, 3, 2, 4), 2, 1), ((2, 1, 18, 2, 3), 1, 1), ((2, 1, 9, 7), 0, 2)],
+    ids=["tiles", "wide boxes", "planes", "pooled"],
+)
+def test_triton_beyond_one_program_and_radius(shape, radius, pool):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    def describe(x):
+        return ops.mind_ssc(x, radius=radius, dilation=1, pool=pool, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+    device = "cpu" if interpreted() else "cuda"
+    with ops.backend("triton"):
+        got = describe(x.to(device)).cpu()
+        by_image = gradient(describe, x.to(device)).cpu() if pool > 1 else None
+    assert_close("descriptors", got, reference(describe, x), 3e-6)
+    if pool > 1:
+        assert_close("gradient", by_image, reference(lambda x: gradient(describe, x), x), 3e-5)
+
+
 def test_opcheck_and_compile():
     for dims in (2, 3):
         x = image(dims)
         for y in (x, x.clone().requires_grad_()):
-            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2, torch.float16, True))
-        torch.library.opcheck(torch.ops.regkit.mind_ssc_backward.default, (torch.rand_like(ops.mind_ssc(x)), x, 1, 2))
-    compiled = torch.compile(lambda x: ops.mind_ssc(x * 2).square(), fullgraph=True, backend="aot_eager")
-    assert_close("gradient", gradient(compiled, x), gradient(lambda x: ops.mind_ssc(x * 2).square(), x), 1e-6)
+            torch.library.opcheck(torch.ops.regkit.mind_ssc.default, (y, 1, 2, 2, torch.float16, True))
+        torch.library.opcheck(torch.ops.regkit.mind_ssc_backward.default, (torch.rand_like(ops.mind_ssc(x)), x, 1, 2, 1))
+
+    def squared(x):
+        return ops.mind_ssc(x * 2, dtype=torch.float16, channels_last=True).float().square()
+
+    assert_close("gradient", gradient(torch.compile(squared, fullgraph=True, backend="aot_eager"), x), gradient(squared, x), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +254,10 @@ def test_opcheck_and_compile():
         ((torch.zeros(1, 1, 5, 5), -1, 2), ValueError, "radius must be at least 0"),
         ((torch.zeros(1, 1, 5, 5), 1, 0), ValueError, "dilation must be at least 1"),
         ((torch.zeros(1, 1, 5, 5, dtype=torch.int16), 1, 2), TypeError, "floating point"),
+        ((torch.zeros(1, 1, 5, 5), 1, 2, torch.float64), TypeError, "dtype must be one of"),
     ],
 )
 def test_errors_name_the_argument(arguments, error, message):
-    x, radius, dilation = arguments
+    x, radius, dilation, *dtype = arguments
     with pytest.raises(error, match=message):
-        ops.mind_ssc(x, radius=radius, dilation=dilation)
+        ops.mind_ssc(x, radius=radius, dilation=dilation, dtype=dtype[0] if dtype else None)

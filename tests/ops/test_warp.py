@@ -132,3 +132,20 @@ def test_messages(arguments, error, message):
         ops.warp(u, u, padding="reflect")
     with pytest.raises(ValueError, match="mode must be one of linear, nearest"):
         ops.warp(u, u, mode="cubic")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_halves_are_read_as_they_are(dims, dtype):
+    """Their values and gradients are those of the same image in float32, rounded at the end; most samples lie inside, some do not."""
+    spatial = (9, 14, 70)[-dims:]
+    image = torch.randn(2, 2, *spatial, generator=torch.Generator().manual_seed(0)).to(dtype)
+    u = 2 * F.interpolate(torch.randn(2, dims, *(3,) * dims, generator=torch.Generator().manual_seed(1)), size=spatial)
+    for padding in ("zeros", "border", "extent"):
+        moved, wide = (ops.warp(x, u, padding=padding, fill=0.5) for x in (image, image.float()))
+        assert moved.dtype == dtype
+        torch.testing.assert_close(moved, wide.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+        grad = torch.randn(moved.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        pairs = (grad, image), (grad.float(), image.float())
+        by_half, by_wide = (torch.ops.regkit.warp_backward(g, x, u, PADDINGS.index(padding), 0.5, False, True)[1] for g, x in pairs)
+        torch.testing.assert_close(by_half, by_wide, rtol=1e-5, atol=1e-5)

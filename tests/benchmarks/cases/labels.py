@@ -59,6 +59,7 @@ NEAREST = OpCase(
     peers={COMPOSITE: Peer(peer.warp_nearest, prepare=grid_sample.with_identity, compile=True)},
     bytes_per_unit=lambda size: 4 * size.dims + 2,  # displacement, labels, result
     flops_per_unit=15,
+    dtype=torch.uint8,
     tolerance=2e-2,  # positions are rounded differently: a few voxels lie between two
 )
 CASES = [
@@ -83,6 +84,7 @@ CASES = [
         inputs=two_segmentations,
         gradient=("u",),
         regkit=lambda fixed, moving, u: ops.soft_dice(fixed, moving, u, labels=LABELS),
+        dtype=torch.uint8,
         peers={
             ONE_HOT: Peer(dice_of_labels, prepare=grid_sample.with_identity, compile=True),
             READY_ONE_HOT: Peer(peer.dice, prepare=ready_one_hot),

@@ -7,10 +7,11 @@ import torch
 from regkit import ops
 from tests.benchmarks.case import OpCase, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import correlate, fireants, fused_lncc, lncc, monai, voxelmorph
+from tests.benchmarks.peers import correlate, fireants, fused_lncc, grid_sample, lncc, monai, voxelmorph
 
 WINDOW, EPS = 9, 1e-5
 SEPARABLE, MONAI, VOXELMORPH = "separable conv", "MONAI", "VoxelMorph's formula"
+TWO_OPS, COMPOSITE = "regkit's two ops", "grid_sample + separable conv"
 FUSED_LNCC, FIREANTS = "fused-lncc", "FireANTs"
 CONVOLUTION = "grouped conv"
 GPU = ("cuda",)
@@ -60,8 +61,43 @@ LNCC = OpCase(
     targets={SEPARABLE: 12, MONAI: 60},
     memory_target=6,
 )
+
+
+def image_warped_to_another(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    return {"fixed": inputs.image(size, generator), "moving": inputs.image(size, generator), "u": inputs.displacement(size, generator)}
+
+
+WARP_LNCC = OpCase(
+    name=f"warp_lncc window {WINDOW} forward+backward",
+    op="warp_lncc",
+    inputs=image_warped_to_another,
+    gradient=("u",),
+    regkit=lambda fixed, moving, u: ops.warp_lncc(fixed, moving, u, window=WINDOW, eps=EPS),
+    peers={
+        TWO_OPS: Peer(lambda fixed, moving, u: ops.lncc(fixed, ops.warp(moving, u), window=WINDOW, eps=EPS)),
+        COMPOSITE: Peer(
+            lambda fixed, moving, u, identity: lncc.separable(fixed, grid_sample.warp(moving, u, identity), WINDOW, EPS),
+            prepare=grid_sample.with_identity,
+            compile=True,
+        ),
+    },
+    units=lambda size: size.voxels * size.channels,
+    bytes_per_unit=lambda size: 8 + 8 * size.dims / size.channels,  # two images, displacement, its gradient
+    flops_per_unit=lambda size: 190 if size.dims == 3 else 130,
+    tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+    targets={TWO_OPS: 1.3},
+    memory_target=5,  # the gradient is three
+)
 CASES = [
     LNCC,
+    WARP_LNCC,
+    replace(
+        WARP_LNCC,
+        name=f"warp_lncc window {WINDOW} forward+backward, recomputed",
+        regkit=lambda fixed, moving, u: ops.warp_lncc(fixed, moving, u, window=WINDOW, eps=EPS, recompute=True),
+        peers={TWO_OPS: WARP_LNCC.peers[TWO_OPS]},
+        targets={},
+    ),
     replace(
         LNCC,
         name=f"lncc window {WINDOW} forward+backward (both images)",

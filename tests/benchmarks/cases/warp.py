@@ -5,16 +5,30 @@ from dataclasses import replace
 import torch
 
 from regkit import ops
-from tests.benchmarks.case import OpCase, Outputs, Peer
+from tests.benchmarks.case import OpCase, Outputs, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import fireants, grid_sample, monai
+from tests.benchmarks.peers import fireants, grid_sample, monai, voxelmorph
 
 # The composite is what VoxelMorph and many others do.
 COMPOSITE, READY_GRID, MONAI, FIREANTS = "composite (VoxelMorph)", "grid_sample", "MONAI", "FireANTs"
+VECINT = "composite (VoxelMorph's VecInt)"
 
 
-def with_gradient_of_image(size, generator):
+def with_gradient_of_image(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return inputs.image_and_displacement(size, generator) | {"grad_out": inputs.noise(size.channels, size, generator)}
+
+
+def velocity(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Still at the image's border, where VoxelMorph's integration and regkit's would differ."""
+    v = inputs.displacement(size, generator)
+    for axis, n in enumerate(size.spatial, 2):
+        to_border = torch.minimum(torch.arange(n), n - 1 - torch.arange(n))
+        v *= (to_border / 4).clamp(max=1).view(-1, *[1] * (v.dim() - 1 - axis))
+    return {"v": v, "grad_out": inputs.noise(size.dims, size, generator)}
+
+
+def velocity_and_gradient(size, generator):
+    return inputs.one_displacement(size, generator) | {"grad_out": inputs.noise(size.dims, size, generator)}
 
 
 def per_voxel(outputs: Outputs) -> Outputs:
@@ -65,6 +79,29 @@ HALF = {
     "targets": {},
 }
 
+STEPS, ROUNDS = 7, 10
+INTEGRATE = OpCase(
+    name=f"integrate_velocity {STEPS} steps",
+    op="integrate_velocity",
+    inputs=inputs.one_displacement,
+    regkit=lambda u: ops.integrate_velocity(u, steps=STEPS),
+    # VoxelMorph's layers take 0 outside, these the border, so that results can be compared; it costs the same.
+    peers={COMPOSITE: Peer(grid_sample.integrate, prepare=grid_sample.with_identity, compile=True)},
+    bytes_per_unit=lambda size: STEPS * 8 * size.dims,  # a step reads a field and writes one
+    flops_per_unit=lambda size: STEPS * (81 if size.dims == 3 else 34),
+)
+INTEGRATE_GRADIENT = replace(
+    INTEGRATE,
+    name=f"integrate_velocity {STEPS} steps forward+backward",
+    inputs=velocity_and_gradient,
+    gradient=("u",),
+    # Forward; all fields but the last once more; and a step of backward reads a field and a gradient and writes one.
+    bytes_per_unit=lambda size: (8 * STEPS + 8 * (STEPS - 1) + 12 * STEPS) * size.dims,
+    flops_per_unit=lambda size: (STEPS + STEPS - 1) * (81 if size.dims == 3 else 34) + STEPS * (210 if size.dims == 3 else 90),
+    tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+    targets={COMPOSITE: 8},
+)
+
 CASES = [
     WARP,
     WARP_GRADIENT,
@@ -78,5 +115,43 @@ CASES = [
         peers={COMPOSITE: Peer(grid_sample.compose, prepare=grid_sample.with_identity, compile=True)},
         bytes_per_unit=lambda size: 12 * size.dims,
         flops_per_unit=lambda size: 81 if size.dims == 3 else 34,
+    ),
+    OpCase(
+        name="integrate_velocity 7 steps forward+backward",
+        op="integrate_velocity",
+        inputs=velocity,
+        gradient=("v",),
+        regkit=lambda v: ops.integrate_velocity(v, steps=7),
+        peers={
+            VECINT: Peer(
+                lambda v, identity: voxelmorph.integrate(v, identity, steps=7),
+                prepare=lambda v: {"v": v, "identity": grid_sample.identity_grid(v.shape[2:], v)},
+                compile=True,
+            )
+        },
+        bytes_per_unit=lambda size: 7 * (8 + 8 + 24) * size.dims,  # a step, the same recomputed, and its backward
+        flops_per_unit=lambda size: 7 * (81 + 81 + 210) if size.dims == 3 else 7 * (34 + 34 + 80),
+        tolerance=1e-2,
+        targets={VECINT: 8},
+    ),
+    INTEGRATE,
+    INTEGRATE_GRADIENT,
+    replace(
+        INTEGRATE_GRADIENT,
+        name=f"integrate_velocity {STEPS} saved steps forward+backward",
+        regkit=lambda u: ops.integrate_velocity(u, steps=STEPS, save_steps=True),
+        bytes_per_unit=lambda size: 20 * STEPS * size.dims,
+        flops_per_unit=lambda size: STEPS * (291 if size.dims == 3 else 124),
+    ),
+    OpCase(
+        name=f"invert {ROUNDS} rounds",
+        op="invert",
+        inputs=inputs.one_displacement,
+        regkit=lambda u: ops.invert(u, iterations=ROUNDS, tolerance=0.0),  # every voxel goes through all rounds, as the peer's do
+        peers={
+            COMPOSITE: Peer(lambda u, identity: grid_sample.invert(u, identity, ROUNDS), prepare=grid_sample.with_identity, compile=True)
+        },
+        bytes_per_unit=lambda size: 8 * size.dims,
+        flops_per_unit=lambda size: ROUNDS * (81 if size.dims == 3 else 34),
     ),
 ]

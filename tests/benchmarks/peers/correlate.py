@@ -1,8 +1,11 @@
-"""The usual way to correlate keypoint patches in torch: gather each window, then one grouped convolution with the fixed patches as filters.
+"""Correlation in plain torch as the literature writes it: keypoint patches, what is made of their maps, and feature maps of pyramids.
 
-As in GraphRegNet: |F|^2 + |M|^2 - 2 F*M over chunks of keypoints, one group a keypoint. Borders are clamped, so that the result is that of
-`regkit.ops.correlate_keypoints` with metric="ssd" and unit strides.
+Keypoints as in GraphRegNet: gather each window, then one grouped convolution with the fixed patches as filters, |F|^2 + |M|^2 - 2 F*M over
+chunks of keypoints, one group a keypoint. Borders are clamped, so that the result is that of `regkit.ops.correlate_keypoints` with
+metric="ssd" and unit strides.
 """
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -58,3 +61,35 @@ def convolution_similarity_maps(
             norms = kernels.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
             part[:, map_] = dots / (norms * squares.sqrt() + 1e-6)
     return out
+
+
+def displacements(search_radius: int, device: torch.device) -> torch.Tensor:  # ((2 search_radius + 1)^3, 3)
+    axis = torch.arange(-search_radius, search_radius + 1.0, device=device)
+    return torch.cartesian_prod(axis, axis, axis)
+
+
+def soft_min(ssd: torch.Tensor, search_radius: int, sharpness: float) -> torch.Tensor:  # (1, N, L) -> (1, N, 3)
+    return (-sharpness * ssd).softmax(2) @ displacements(search_radius, ssd.device)
+
+
+def arg_min(ssd: torch.Tensor, search_radius: int) -> torch.Tensor:  # (1, N, L) -> (1, N, 3)
+    return displacements(search_radius, ssd.device)[ssd.argmin(2)]
+
+
+def shifted_products(a: torch.Tensor, b: torch.Tensor, radius: int) -> torch.Tensor:
+    """Local correlation by a loop over the displacements: b padded with zeros and sliced, multiplied, averaged over the channels."""
+    dims = a.dim() - 2
+    padded = F.pad(b, [radius] * 2 * dims)
+    shifts = itertools.product(range(2 * radius + 1), repeat=dims)
+    windows = (padded[(..., *(slice(at, at + n) for at, n in zip(shift, a.shape[2:])))] for shift in shifts)
+    return torch.stack([(a * window).mean(1) for window in windows], 1)
+
+
+def unfolded_products(a: torch.Tensor, b: torch.Tensor, radius: int) -> torch.Tensor:
+    """Local correlation by views: all windows of b at once, one contraction over the channels."""
+    dims = a.dim() - 2
+    windows = F.pad(b, [radius] * 2 * dims)
+    for axis in range(dims):
+        windows = windows.unfold(2 + axis, 2 * radius + 1, 1)  # (B, C, *spatial, *displacements)
+    space, shifts = "xyz"[:dims], "ijk"[:dims]
+    return torch.einsum(f"bc{space},bc{space}{shifts}->b{shifts}{space}", a, windows).flatten(1, dims) / a.shape[1]

@@ -42,3 +42,19 @@ def sample(image: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def compose(u: torch.Tensor, v: torch.Tensor, identity: torch.Tensor) -> torch.Tensor:
     """v + u(x + v)."""
     return v + warp(u, v, identity, padding="border")
+
+
+def integrate(u: torch.Tensor, identity: torch.Tensor, steps: int = 7) -> torch.Tensor:
+    """Scaling and squaring, a spatial transformer layer a step."""
+    u = u * 0.5**steps
+    for _ in range(steps):
+        u = compose(u, u, identity)
+    return u
+
+
+def invert(u: torch.Tensor, identity: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Fixed-point iteration v <- -u(y + v), a spatial transformer layer a round."""
+    v = -u
+    for _ in range(iterations):
+        v = -warp(u, v, identity, padding="border")
+    return v

@@ -29,3 +29,21 @@ def call_warp(image: torch.Tensor, u: torch.Tensor, block: torch.nn.Module) -> t
 
 def call_lncc(a: torch.Tensor, b: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
     return -loss(a, b)
+
+
+def diffusion(u: torch.Tensor) -> dict:
+    """For `call_on_displacement`: MONAI's diffusion loss, of central differences inside the border."""
+    from monai.losses import DiffusionLoss
+
+    return {"u": u, "loss": DiffusionLoss()}
+
+
+def bending(u: torch.Tensor) -> dict:
+    """For `call_on_displacement`: MONAI's bending energy, its mixed differences over three voxels an axis, inside the border."""
+    from monai.losses import BendingEnergyLoss
+
+    return {"u": u, "loss": BendingEnergyLoss()}
+
+
+def call_on_displacement(u: torch.Tensor, loss: torch.nn.Module) -> torch.Tensor:
+    return loss(u)

@@ -30,9 +30,9 @@ def gradient_energy(u: torch.Tensor) -> torch.Tensor:
     return (sum(terms) / len(terms)).mean()
 
 
-def integrate(v: torch.Tensor, identity: torch.Tensor, steps: int, padding: str = "zeros") -> torch.Tensor:
+def integrate(v: torch.Tensor, identity: torch.Tensor, steps: int) -> torch.Tensor:
     """Scaling and squaring of a velocity: u = v / 2^steps, then steps times u(x) + u(x + u(x)). Outside the image u is 0."""
     u = v / 2**steps
     for _ in range(steps):
-        u = u + grid_sample.warp(u, u, identity, padding=padding)
+        u = u + grid_sample.warp(u, u, identity)
     return u
