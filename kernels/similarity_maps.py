@@ -69,7 +69,7 @@ def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, 
 def _maps(fixed, moving, points, out, count, fi, fj, fk, mi, mj, mk,
           PATCH: tl.constexpr, RADII: tl.constexpr, MAPS: tl.constexpr, SHELLS: tl.constexpr, CHANNELS: tl.constexpr, REACH: tl.constexpr,
           ROWS: tl.constexpr, BLOCK_K: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
-    """RADII: of the kernels, ascending. MAPS: which map of the result each is. SHELLS: of ring q, offset j, at q (2 REACH + 1) + REACH + j."""
+    """RADII: of the kernels, ascending. MAPS: their maps in the result. SHELLS: of ring q and offset j, at q (2 REACH + 1) + REACH + j."""
     BLOCKS: tl.constexpr = (PATCH + ROWS - 1) // ROWS
     PLANES: tl.constexpr = PATCH if D == 3 else 1
     HALF: tl.constexpr = PATCH // 2
