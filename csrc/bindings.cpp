@@ -50,11 +50,11 @@ FieldSizes field_sizes(int dims, int64_t batch, const Size3& field, const Size3&
 
 template <class T>
 void define_warp(py::module_& m, const std::string& type) {
-  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_linear<T>(at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
   }, Release());
-  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_grad_displacement<T>(at<T>(grad), at<T>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
   }, Release());
   m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
     warp_grad_image<T>(at<T>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);

@@ -15,15 +15,8 @@ namespace {
 
 constexpr int64_t kRowsPerJob = 64;
 
-// target += source for the lanes in use.
-template <class T>
-inline void add_lanes(const T* source, T* target, int lanes) {
-  for (int l = 0; l < lanes; ++l) target[l] += source[l];
-}
-
-// compose: the image has D channels and the displacement is added to the result.
 template <class Index, int D, Padding padding, class T>
-void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -40,14 +33,13 @@ void forward_rows(const T* image, const T* u, T* out, const WarpSizes& s, T fill
         } else {
           for (int l = 0; l < lanes; ++l) target[l] = value[l];
         }
-        if (compose) add_lanes(u + (row.b * D + c) * voxels + row.offset + k0, target, lanes);
       }
     }
   }
 }
 
 template <class Index, int D, Padding padding, class T>
-void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* grad_u, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -75,7 +67,6 @@ void grad_displacement_rows(const T* grad_out, const T* image, const T* u, T* gr
         } else {
           for (int l = 0; l < lanes; ++l) target[l] = total[d][l];
         }
-        if (compose) add_lanes(grad_out + (row.b * D + d) * voxels + row.offset + k0, target, lanes);
       }
     }
   }
@@ -154,23 +145,23 @@ void grad_image_by_slab(const T* grad_out, const T* u, T* grad_image, const Warp
 }  // namespace
 
 template <class T>
-void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, compose, chunks.begin(job), chunks.end(job));
+      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
 
 template <class T>
-void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(grad_displacement, s.batch * s.dims * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, compose, chunks.begin(job), chunks.end(job));
+      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
@@ -209,8 +200,8 @@ void warp_nearest(const Element* image, const float* displacement, Element* out,
 }
 
 #define REGKIT_INSTANTIATE(T)                                                                                                 \
-  template void warp_linear<T>(const T*, const T*, T*, const WarpSizes&, int, T, bool, int);                                  \
-  template void warp_grad_displacement<T>(const T*, const T*, const T*, T*, const WarpSizes&, int, T, bool, int);             \
+  template void warp_linear<T>(const T*, const T*, T*, const WarpSizes&, int, T, int);                                  \
+  template void warp_grad_displacement<T>(const T*, const T*, const T*, T*, const WarpSizes&, int, T, int);             \
   template void warp_grad_image<T>(const T*, const T*, T*, const WarpSizes&, int, int);
 REGKIT_INSTANTIATE(float)
 REGKIT_INSTANTIATE(double)

@@ -13,13 +13,12 @@ struct WarpSizes {
   int64_t output_voxels() const { return output[0] * output[1] * output[2]; }
 };
 
-// compose: the image is a displacement itself, and the displacement is added to the result: out(x) = u(x) + image(x + u(x)).
 template <class T>
-void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+void warp_linear(const T* image, const T* displacement, T* out, const WarpSizes& sizes, int padding, T fill, int threads);
 
 // Gradient of sum(grad_out * out) by the displacement (no scatter).
 template <class T>
-void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+void warp_grad_displacement(const T* grad_out, const T* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, int threads);
 
 // Gradient by the image: a scatter, split by image slab so that no two threads write to one voxel and sums have a fixed order.
 template <class T>
