@@ -51,11 +51,11 @@ FieldSizes field_sizes(int dims, int64_t batch, const Size3& field, const Size3&
 template <class Stored>
 void define_warp(py::module_& m, const std::string& type) {
   using T = arithmetic<Stored>;
-  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_linear(at<Stored>(image), at<T>(u), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_linear(at<Stored>(image), at<T>(u), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
   }, Release());
-  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, bool compose, int threads) {
-    warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), compose, threads);
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
   }, Release());
 }
 

@@ -4,8 +4,8 @@
 // For u o u (square) the two are one field. Bytes a voxel (3-D, float32): 12 (u) + 12 (g) read, 12 written: 36, and what is written once more where
 // it is read to be added to. Every sample's location is computed once.
 //
-// No two threads add to one voxel: a job owns a slab of the sums and visits the rows that reach it, those of the slabs beside it too. A voxel gets its
-// contributions in the order of the samples, whatever the threads.
+// No two threads add to one voxel: a job owns a slab of grad_u and visits the rows that reach it, those of the slabs beside it too. A voxel gets its
+// contributions in the order of the samples. Slabs depend on the size alone: at their ends sums may be rounded otherwise than inside.
 #include <limits>
 #include <vector>
 
@@ -16,7 +16,7 @@
 namespace regkit {
 namespace {
 
-constexpr int64_t kRowsPerJob = 32, kSlabs = 16;
+constexpr int64_t kRowsPerJob = 32, kPlanesPerSlab = 16, kMostSlabs = 16;
 
 // The planes (along the first axis in use) that the samples of each row reach: [low, high].
 struct Reach {
@@ -180,7 +180,7 @@ struct Backward {
         reach[r] = row_reach<D, T>(v, r / rows_each, r % rows_each, r % rows_each / rows_a_plane, output, planes);
     });
     // Slab n owns planes of grad_u and, for the gradient by v, the same share of the output's planes.
-    const int64_t count = std::min(kSlabs, planes);
+    const int64_t count = std::clamp<int64_t>(planes / kPlanesPerSlab, 1, kMostSlabs);
     parallel_for(s.batch * count, threads, [&](int64_t job) {
       const int64_t b = job / count, slab = job % count;
       const int64_t first = planes * slab / count, last = planes * (slab + 1) / count;

@@ -16,15 +16,8 @@ namespace {
 
 constexpr int64_t kRowsPerJob = 64;
 
-// target += source for the lanes in use.
-template <class Stored, class T>
-inline void add_lanes(const Stored* source, T* target, int lanes) {
-  for (int l = 0; l < lanes; ++l) target[l] += load(source[l]);
-}
-
-// compose: the image has D channels and the displacement is added to the result.
 template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
-void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -48,7 +41,7 @@ void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes&
 }
 
 template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
-void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T* u, T* grad_u, const WarpSizes& s, T fill, bool compose, int64_t begin, int64_t end) {
+void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T* u, T* grad_u, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   WarpBlock<D, padding, Index, T> block(s);
   for (int64_t r = begin; r < end; ++r) {
@@ -76,7 +69,6 @@ void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T
         } else {
           for (int l = 0; l < lanes; ++l) target[l] = total[d][l];
         }
-        if (compose) add_lanes(grad_out + (row.b * D + d) * voxels + row.offset + k0, target, lanes);
       }
     }
   }
@@ -155,23 +147,23 @@ void grad_image_by_slab(const T* grad_out, const T* u, T* grad_image, const Warp
 }  // namespace
 
 template <class Stored, class T>
-void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, compose, chunks.begin(job), chunks.end(job));
+      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
 
 template <class Stored, class T>
-void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, bool compose, int threads) {
+void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(grad_displacement, s.batch * s.dims * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   specialise(s, padding, [&](auto dims, auto pad, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, compose, chunks.begin(job), chunks.end(job));
+      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
@@ -210,8 +202,8 @@ void warp_nearest(const Element* image, const float* displacement, Element* out,
 }
 
 #define REGKIT_INSTANTIATE(S, T)                                                                          \
-  template void warp_linear(const S*, const T*, S*, const WarpSizes&, int, T, bool, int);                 \
-  template void warp_grad_displacement(const S*, const S*, const T*, T*, const WarpSizes&, int, T, bool, int);
+  template void warp_linear(const S*, const T*, S*, const WarpSizes&, int, T, int);                 \
+  template void warp_grad_displacement(const S*, const S*, const T*, T*, const WarpSizes&, int, T, int);
 REGKIT_INSTANTIATE(float, float)
 REGKIT_INSTANTIATE(double, double)
 REGKIT_INSTANTIATE(float16, float)

@@ -15,13 +15,12 @@ struct WarpSizes {
   int64_t output_voxels() const { return output[0] * output[1] * output[2]; }
 };
 
-// compose: the image is a displacement itself, and the displacement is added to the result: out(x) = u(x) + image(x + u(x)).
 template <class Stored, class T = arithmetic<Stored>>
-void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& sizes, int padding, T fill, int threads);
 
 // Gradient of sum(grad_out * out) by the displacement (no scatter).
 template <class Stored, class T = arithmetic<Stored>>
-void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, bool compose, int threads);
+void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& sizes, int padding, T fill, int threads);
 
 // Gradient by the image: a scatter, split by image slab so that no two threads write to one voxel and sums have a fixed order.
 template <class T>

@@ -85,7 +85,6 @@ def _cpp(image, displacement, padding, fill):
         *_geometry(image, displacement),
         padding,
         fill,
-        False,
         torch.get_num_threads(),
     )
     return out.to(image.dtype)
@@ -104,7 +103,7 @@ def _cpp_backward(grad, image, displacement, padding, fill, need_image, need_dis
     if need_displacement:
         g, m, out = grad.to(stored).contiguous(), image.to(stored).contiguous(), torch.empty_like(u)
         native.function("warp_grad_displacement", stored)(
-            native.address(g), native.address(m), native.address(u), native.address(out), *geometry, padding, fill, False, threads
+            native.address(g), native.address(m), native.address(u), native.address(out), *geometry, padding, fill, threads
         )
         grad_u = out.to(displacement.dtype)
     return grad_image, grad_u
