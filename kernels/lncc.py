@@ -11,7 +11,7 @@ without memory in between, so the axes are dealt out to three kernels such that 
 
 Together 84 bytes a voxel in float32, 48 without gradient: 134 us at 160 x 192 x 224 and 4.3 TB/s, if bytes bind. The roofline's 12 need
 planes in shared memory, which CUDA C++ has and Triton has not. (A kernel that convolves 8^3 tiles in shared memory moves 60 bytes and more,
-but fetches each voxel 5 to 8 times from L2, and adds tap by tap along all three axes.) Everything streams here, in 32 to 78 registers.
+but fetches each voxel 5 to 8 times from L2, and adds tap by tap along all three axes.) Everything streams here, in 32 to 110 registers.
 What leaves is read a second time, planes from L2, rows and taps from L1. With windows of 9 the taps are 40 loads a voxel from L1, less time
 than the bytes take; they alone grow with the window, and bind from about 15 on. Volumes go in groups of a few million voxels: the space
 between the kernels is that of a group, 8 volumes, and part of it stays in L2.

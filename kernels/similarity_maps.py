@@ -6,10 +6,12 @@ So a program takes ROWS rows (9 of a patch of 27) of one plane, one column a lan
 (i, k) of the kernel it loads each of the ROWS + 8 rows of the moving image once, and uses it for the up to 9 sums that it counts in: 81
 multiply-adds for 17 loads and 9 of the fixed kernel's values, which all lanes share.
 
-Kernels are crops of one another, and share their sums too. Offsets (i, k) are taken in rings, one for each kernel size, smallest first; a
-tap (i, j, k) belongs to the smallest kernel that holds it, and each of these shells has sums of its own. When a ring is done, so is its
-kernel: its dot products are those of the shells so far, and its local norms are sums of squares over the rows' running totals of the rings
-so far. Nothing is subtracted, so that a dark region beside a bright one keeps its precision.
+Kernels are crops of one another, and share their sums too. Offsets (i, k) are taken in rings, one for each kernel size, smallest first;
+a tap (i, j, k) belongs to the smallest kernel that holds it, and each of these shells has sums of its own. When a ring is done, so is its
+kernel: its dot products are those of the shells so far, and its local norms are sums of squares over the rows' totals of the rings so
+far. Nothing is subtracted, so that a dark region beside a bright one keeps its precision.
+
+For a patch of 27 and kernels up to 9 this takes 164 registers on NVIDIA GPUs, no spills, and 12 warps a multiprocessor.
 """
 
 import triton
@@ -33,13 +35,13 @@ def _add(values, INDEX: tl.constexpr, value):
 
 
 @triton.jit
-def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, fi, fj, fk, mi, mj, mk, RADIUS: tl.constexpr,
-          INNER: tl.constexpr, SHELLS: tl.constexpr, REACH: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, fi, fj, fk, mi, mj, mk, RING: tl.constexpr,
+          RADII: tl.constexpr, SHELLS: tl.constexpr, REACH: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
           OFFSET: tl.constexpr):  # fmt: skip
-    """Adds what the offsets (i, k) in the ring INNER < max(|i|, |k|) <= RADIUS contribute to the sums.
-
-    SHELLS: of the taps at offsets -REACH .. REACH along j.
-    """
+    """Adds what the offsets (i, k) in the ring INNER < max(|i|, |k|) <= RADIUS contribute to the sums."""
+    RADIUS: tl.constexpr = RADII[RING]
+    INNER: tl.constexpr = RADII[RING - 1] if RING > 0 else -1
+    TAPS: tl.constexpr = 2 * REACH + 1
     REACH_I: tl.constexpr = RADIUS if D == 3 else 0
     for ti in range(-REACH_I, REACH_I + 1):
         plane = xi + ti
@@ -50,16 +52,16 @@ def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, 
             tk = t - RADIUS + tl.where(across & (xi + t >= xi + RADIUS - INNER), 2 * INNER + 1, 0)
             f_column, m_column = f_plane + _clamped(xk + tk, fk), m_plane + _clamped(k + tk, mk)
             kernel = ()
-            for tj in tl.static_range(2 * REACH + 1):
+            for tj in tl.static_range(TAPS):
                 f = tl.load(f_column + _clamped(xj + tj - REACH, fj).to(OFFSET) * fk).to(dots[0].dtype)
                 kernel = kernel + (f,)
-                kernel_squares = _add(kernel_squares, SHELLS[tj], f * f)
+                kernel_squares = _add(kernel_squares, SHELLS[RING * TAPS + tj], f * f)
             for r in tl.static_range(ROWS + 2 * REACH):
                 m = tl.load(m_column + _clamped(j + r - REACH, mj).to(OFFSET) * mk).to(dots[0].dtype)
                 squares = _add(squares, r, m * m)
-                for tj in tl.static_range(2 * REACH + 1):
+                for tj in tl.static_range(TAPS):
                     if r - tj >= 0 and r - tj < ROWS:
-                        dots = _add(dots, SHELLS[tj] * ROWS + r - tj, kernel[tj] * m)
+                        dots = _add(dots, SHELLS[RING * TAPS + tj] * ROWS + r - tj, kernel[tj] * m)
     return dots, squares, kernel_squares
 
 
@@ -67,7 +69,7 @@ def _ring(dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, 
 def _maps(fixed, moving, points, out, count, fi, fj, fk, mi, mj, mk,
           PATCH: tl.constexpr, RADII: tl.constexpr, MAPS: tl.constexpr, SHELLS: tl.constexpr, CHANNELS: tl.constexpr, REACH: tl.constexpr,
           ROWS: tl.constexpr, BLOCK_K: tl.constexpr, D: tl.constexpr, WORK: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
-    """RADII: of the kernels, ascending; MAPS: which map of the result each is; SHELLS: for each ring, of offsets along j."""
+    """RADII: of the kernels, ascending. MAPS: their maps in the result. SHELLS: of ring q and offset j, at q (2 REACH + 1) + REACH + j."""
     BLOCKS: tl.constexpr = (PATCH + ROWS - 1) // ROWS
     PLANES: tl.constexpr = PATCH if D == 3 else 1
     HALF: tl.constexpr = PATCH // 2
@@ -96,7 +98,7 @@ def _maps(fixed, moving, points, out, count, fi, fj, fk, mi, mj, mk,
     for q in tl.static_range(len(RADII)):
         dots, squares, kernel_squares = _ring(
             dots, squares, kernel_squares, f_image, m_image, xi, xj, xk, i, j, k, fi, fj, fk, mi, mj, mk,
-            RADII[q], RADII[q - 1] if q > 0 else -1, SHELLS[q], REACH, ROWS, D, OFFSET,
+            q, RADII, SHELLS, REACH, ROWS, D, OFFSET,
         )  # fmt: skip
         kernel_square += kernel_squares[q]
         for r in tl.static_range(ROWS):
@@ -115,7 +117,7 @@ def similarity_maps(fixed, moving, points, patch_size, kernel_sizes):
     maps, reach = tuple(kernel_sizes.index(size) for size in sizes), max(radii, default=0)
     # A tap at offset j in ring q lies in the shell of whichever is larger.
     alone = [next(s for s, radius in enumerate(radii) if abs(j) <= radius) for j in range(-reach, reach + 1) if radii]
-    shells = tuple(tuple(max(q, shell) for shell in alone) for q in range(len(radii)))
+    shells = tuple(max(q, shell) for q in range(len(radii)) for shell in alone)
     out = fixed.new_empty((*points.shape[:2], 2 + len(kernel_sizes), *[patch_size] * dims))
     blocks = launch.blocks(patch_size, MOST_ROWS)
     block_k = max(16, triton.next_power_of_2(patch_size))

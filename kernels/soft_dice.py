@@ -4,10 +4,10 @@ Bytes a voxel in 3-D, one byte a label: 14 for the sums (displacement, two label
 of a sample and their codes come from L1: a table turns a label into its place in the list of those wanted.
 
 The sums are a weighted histogram, which Triton has no operation for. Adding 8 weights a voxel to L numbers in memory would be 55 million
-atomics on some 35 addresses for a brain; comparing every voxel with every label would be 8 L instructions. But a tile of 8 x 32 voxels has
-few labels: a program takes them one after the other, smallest code first, sums the weights of each in registers, and adds one number a
-label to the table of sums: nothing at all in the background. Additions are of 64-bit fixed point numbers, so that their order does not
-matter and the result is the same bits in every run. Their unit fits the number of voxels: 2^-39 for 7 million.
+atomics on some 35 addresses for a brain; comparing every voxel with every label would be 8 L instructions. But a tile of 8 x 32 voxels
+has few labels: a program takes them one after the other, smallest code first, sums the weights of each in registers, and adds three
+numbers a label to the table of sums: nothing at all in the background. Additions are of 64-bit fixed point numbers, so that their order
+does not matter and the result is the same bits in every run. Their unit fits the number of voxels: 2^-39 for 7 million.
 """
 
 from functools import lru_cache
@@ -152,7 +152,7 @@ def _gradient(fixed, moving, u, table, tables, out, first, length, none, mi, mj,
 
 @lru_cache(maxsize=64)
 def _table(labels: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Codes of all numbers from the smallest label to the largest. Kept: a copy of a list to a GPU waits for it; no graph captures that."""
+    """Codes of all numbers from the smallest label to the largest. Kept: a copy to a GPU waits, and no graph can capture it."""
     codes = [len(labels)] * (max(labels) - min(labels) + 1)
     for code, label in enumerate(labels):
         codes[label - min(labels)] = code

@@ -1,9 +1,9 @@
 // Warping labels by majority: the label with the largest sum of linear weights over the 2^D cells around a sample.
 //
-// Two labels can have equal sums, and then a rounding error would decide, differently on every machine. So weights are whole numbers: each
-// axis splits 2^20 between its two cells (the fraction of the coordinate, rounded to nearest), a corner has the product, and sums are exact.
-// 2^60 is their total in 3-D. The smaller label wins a tie. Paddings as in core/warp.h, with `fill` as the label of what lies outside; a NaN
-// coordinate is outside (border: the first cell).
+// Two labels can have equal sums, and then a rounding error would decide, differently on every machine. So weights are whole numbers:
+// each axis splits 2^20 between its two cells (the fraction of the coordinate, rounded to nearest), a corner has the product, and sums are
+// exact. 2^60 is their total in 3-D. The smaller label wins a tie. Paddings as in core/warp.h, with `fill` as the label of what lies
+// outside; a NaN coordinate is outside (border: the first cell).
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -6,9 +6,9 @@
 //   d/du(x) = sum_i dw_i/du (warped'[M(cell_i)] + [M(cell_i) = F(x)] both'[F(x)])
 // which is 0 wherever all cells have one label: nearly everywhere.
 //
-// Labels are kept as codes, their places in the list of wanted labels; all others share the code `none`. M's codes have a margin of two cells
-// on every side (none for zeros, the border's code for border), so that a clamped coordinate always has all its cells and no kernel has a
-// branch for the border.
+// Labels are kept as codes, their places in the list of wanted labels; all others share the code `none`. M's codes have a margin of two
+// cells on every side (none for zeros, the border's code for border), so that a clamped coordinate always has all its cells and no kernel
+// has a branch for the border.
 #pragma once
 #include <cmath>
 #include <cstdint>

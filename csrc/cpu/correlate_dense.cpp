@@ -55,6 +55,10 @@ void gather_rows(const Stored* channel, const int64_t* size, int64_t i, int64_t 
 
 template <class Stored>
 void write_cells(const arithmetic<Stored>* source, int64_t count, Stored* target) {
+  using T = arithmetic<Stored>;
+  if constexpr (std::is_same_v<Stored, T>) {
+    if (count == kLaneCount<T>) return store_lanes(target, load_lanes(source));
+  }
   for (int64_t k = 0; k < count; ++k) target[k] = store<Stored>(source[k]);
 }
 
@@ -69,7 +73,8 @@ void sum_channels(const T* a, int64_t a_channel, int64_t a_row, const T* b, int6
     Lanes<T> own[R];
     for (int r = 0; r < R; ++r) own[r] = load_lanes(a + r * a_row);
     for (int q = 0; q < Q; ++q) {
-      const Lanes<T> other = load_lanes(b + q * step);
+      Lanes<T> other = load_lanes(b + q * step);
+      keep_in_register(other);
       for (int r = 0; r < R; ++r) s[r][q] += dense_term<ssd>(own[r], other);
     }
   }
@@ -94,7 +99,8 @@ void sum_displacements(const T* weights, const T* own, const T* window, int64_t 
       Lanes<T> weight[R];
       for (int r = 0; r < R; ++r) weight[r] = load_lanes(weights + r * step.weight_row);
       for (int q = 0; q < Q; ++q) {
-        const Lanes<T> other = load_lanes(window + q * step.window_channel + dk * step.k);
+        Lanes<T> other = load_lanes(window + q * step.window_channel + dk * step.k);
+        keep_in_register(other);
         for (int r = 0; r < R; ++r) {
           Lanes<T> mine = {};
           if constexpr (ssd) mine = load_lanes(own + r * step.own_row + q * step.channel);

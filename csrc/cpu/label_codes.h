@@ -41,7 +41,7 @@ class CodeTable {
   void encode_as(const Label* labels, int64_t n, Code* out) const {
     const uint64_t size = table_.size(), first = static_cast<uint64_t>(first_);
     for (int64_t k = 0; k < n; ++k) {
-      const uint64_t at = static_cast<uint64_t>(static_cast<int64_t>(labels[k])) - first;  // below the first label it wraps to a huge number
+      const uint64_t at = static_cast<uint64_t>(static_cast<int64_t>(labels[k])) - first;  // huge for labels below the first
       out[k] = at < size ? table_[at] : none_;
     }
   }
@@ -51,8 +51,8 @@ class CodeTable {
   std::vector<Code> table_;
 };
 
-// The moving map's codes with their margin, and for every cell the code that all its corners have, or `mixed`. Two bytes a voxel for up to 254
-// labels, and they make most samples one load instead of 2^D.
+// The moving map's codes with their margin, and for every cell the code that all its corners have, or `mixed`. Two bytes a voxel for up
+// to 254 labels, and they make most samples one load instead of 2^D.
 template <int D, Padding padding, class Code>
 struct MovingCodes {
   int64_t n[D], padded[D], voxels = 1;
@@ -101,8 +101,9 @@ struct MovingCodes {
     if (row * nk + steps[2] + nk > static_cast<int64_t>(corner.size())) return std::fill(out, out + nk, mixed);
     const Code *b = a + steps[0], *c = a + steps[1], *d = a + steps[2];
     for (int64_t k = 0; k + 1 < nk; ++k) {
-      const Code differ = (a[k] ^ a[k + 1]) | (a[k] ^ b[k]) | (a[k] ^ b[k + 1]) | (a[k] ^ c[k]) | (a[k] ^ c[k + 1]) | (a[k] ^ d[k]) | (a[k] ^ d[k + 1]);
-      out[k] = differ ? mixed : a[k];
+      const Code here = a[k], next = a[k + 1];
+      const Code differ = (here ^ b[k]) | (here ^ c[k]) | (here ^ d[k]) | (next ^ b[k + 1]) | (next ^ c[k + 1]) | (next ^ d[k + 1]);
+      out[k] = differ | (here ^ next) ? mixed : here;
     }
     out[nk - 1] = mixed;
   }

@@ -41,6 +41,18 @@ inline void store_lanes(T* target, Lanes<T> lanes) {
   std::memcpy(target, &lanes, sizeof lanes);
 }
 
+// Says that lanes are to be loaded once for all that uses them: the compiler would fold the load into each use, which costs a load more.
+template <class L>
+inline void keep_in_register([[maybe_unused]] L& lanes) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(lanes));
+#elif defined(__SSE2__)
+  asm("" : "+x"(lanes));
+#elif defined(__aarch64__)
+  asm("" : "+w"(lanes));
+#endif
+}
+
 template <class T>
 inline T sum_lanes(Lanes<T> lanes) {
   T sum = 0;

@@ -41,7 +41,7 @@ class LnccTiling {
  public:
   template <class T>
   LnccTiling(const LnccShape<T>& shape, int64_t planes)
-      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(48, 4 * shape.window[1]))) {}
+      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(64, 4 * shape.window[1]))) {}
   int64_t count() const { return planes_.count() * rows_.count(); }
   LnccTile operator[](int64_t tile) const {
     const int64_t p = tile / rows_.count(), r = tile % rows_.count();
@@ -126,8 +126,10 @@ class LnccSweep {
   // Sum of weight * ncc over the tile.
   double run() {
     double total = 0;
-    for (int64_t i = is0_; i < std::min(n_[0], ic0_ + r_[0]); ++i)
+    for (int64_t i = is0_; i < std::min(n_[0], ic0_ + r_[0]); ++i) {
+      enter_plane(i);
       for (int64_t j = js0_; j < js1_; ++j) update_planes<true, false>(i, 0, j);
+    }
     for (int64_t i = ic0_; i < ic1_; ++i) total += step(i);
     return total;
   }
@@ -139,6 +141,7 @@ class LnccSweep {
     const bool windows = i < n_[0], gradient = adjoints_ && i - r_[0] >= tile_.i0;
     const int64_t entering = i + r_[0], leaving = i - r_[0] - 1;
     const bool enters = entering < n_[0], leaves = leaving >= is0_ && i > ic0_;
+    if (enters) enter_plane(entering);
     std::fill(row_.begin(), row_.end(), T(0));
     std::fill(adjoint_row_.begin(), adjoint_row_.end(), 0.0);
     for (int64_t s = js0_; s < jc1_ + r_[1]; ++s) {
@@ -167,11 +170,16 @@ class LnccSweep {
   T* ring_row(int64_t i, int q, int64_t j) { return ring_.data() + (((i - ic0_) % slots_ * adjoints_ + q) * adjoint_rows_ + (j - jc0_)) * columns_; }
   double* adjoint_plane_row(int q, int64_t j) { return adjoint_planes_.data() + (q * adjoint_rows_ + (j - jc0_)) * columns_; }
 
+  // All at once: images that make their rows work with memory of their own, which the sums would push out of the cache between rows.
+  void enter_plane(int64_t i) {
+    for (int64_t j = js0_; j < js1_; ++j) images_.enter(i, j);
+  }
+
   template <bool enters, bool leaves>
   void update_planes(int64_t entering, int64_t leaving, int64_t j) {
     T *sa = plane_row(0, j), *sb = plane_row(1, j), *saa = plane_row(2, j), *sbb = plane_row(3, j), *sab = plane_row(4, j);
     const T *a = nullptr, *b = nullptr, *a_old = nullptr, *b_old = nullptr;
-    if constexpr (enters) images_.enter(entering, j), a = images_.a(entering, j), b = images_.b(entering, j);
+    if constexpr (enters) a = images_.a(entering, j), b = images_.b(entering, j);
     if constexpr (leaves) a_old = images_.a(leaving, j), b_old = images_.b(leaving, j);
     const T shift_a = shift_a_, shift_b = shift_b_;
     for (int64_t k = 0, n = n_[2]; k < n; ++k) {

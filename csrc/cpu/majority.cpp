@@ -1,7 +1,7 @@
 // Majority warp on the CPU. Bytes a voxel (3-D, one byte a label): 12 (u) + 1 (labels, cached) + 1 (out) = 14.
 //
-// Most samples lie among 2^D equal labels, which settles them: a vote is held for the others alone. Blocks of samples that are all inside the
-// image find their cells in vector code (warp_interior.h) and load them as pairs; the rest goes sample by sample.
+// Most samples lie among 2^D equal labels, which settles them: a vote is held for the others alone. Blocks of samples that are all inside
+// the image find their cells in vector code (warp_interior.h) and load them as pairs; the rest goes sample by sample.
 #include "cpu/majority.h"
 
 #include <cstring>
@@ -17,7 +17,8 @@ namespace {
 
 // Two neighbouring labels as one number.
 template <class Label>
-using Pair = std::conditional_t<sizeof(Label) == 1, uint16_t, std::conditional_t<sizeof(Label) == 2, uint32_t, std::conditional_t<sizeof(Label) == 4, uint64_t, unsigned __int128>>>;
+using Pair = std::conditional_t<sizeof(Label) == 1, uint16_t, std::conditional_t<sizeof(Label) == 2, uint32_t,
+             std::conditional_t<sizeof(Label) == 4, uint64_t, unsigned __int128>>>;
 
 constexpr int kLanes = 16;
 constexpr int64_t kRowsPerJob = 64;
@@ -43,12 +44,14 @@ class Voter {
       for (int d = 0; d < D; ++d) at[d] = u[d] + k0;
       origin[D - 1] = static_cast<float>(k0);
       if (nk - k0 >= kLanes && locate_interior(block, at, origin, n_)) {
-        for (int64_t c = 0; c < s_.channels; ++c) interior(block, labels_ + (plane + c) * s_.image_voxels(), out + c * s_.output_voxels() + k0);
+        for (int64_t c = 0; c < s_.channels; ++c)
+          interior(block, labels_ + (plane + c) * s_.image_voxels(), out + c * s_.output_voxels() + k0);
       } else {
         for (int64_t k = k0; k < nk && k < k0 + kLanes; ++k) {
           float position[D];
           for (int d = 0; d < D; ++d) position[d] = (d == D - 1 ? static_cast<float>(k) : origin[d]) + u[d][k];
-          for (int64_t c = 0; c < s_.channels; ++c) out[c * s_.output_voxels() + k] = anywhere<padding>(labels_ + (plane + c) * s_.image_voxels(), position);
+          for (int64_t c = 0; c < s_.channels; ++c)
+            out[c * s_.output_voxels() + k] = anywhere<padding>(labels_ + (plane + c) * s_.image_voxels(), position);
         }
       }
     }
@@ -134,12 +137,14 @@ void warp_rows(const Label* labels, const float* u, Label* out, const WarpSizes&
 }  // namespace
 
 template <class Label>
-void warp_majority(const Label* labels, const float* displacement, Label* out, const WarpSizes& s, int padding, Label fill, Label order, int threads) {
+void warp_majority(const Label* labels, const float* displacement, Label* out, const WarpSizes& s, int padding, Label fill, Label order,
+                   int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
   const auto run = [&](auto dims, auto pad) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      const auto rows = s.image_voxels() < (int64_t(1) << 31) ? warp_rows<int32_t, dims.value, pad.value, Label> : warp_rows<int64_t, dims.value, pad.value, Label>;
+      const bool wide = s.image_voxels() >= (int64_t(1) << 31);
+      const auto rows = wide ? warp_rows<int64_t, dims.value, pad.value, Label> : warp_rows<int32_t, dims.value, pad.value, Label>;
       rows(labels, displacement, out, s, fill, order, chunks.begin(job), chunks.end(job));
     });
   };

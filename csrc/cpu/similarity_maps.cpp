@@ -1,10 +1,11 @@
-// Patches and their cosine maps on the CPU. A map of kernel size s costs s^D multiply-adds a voxel; the kernels are crops of one another, so
-// that all maps together cost what the largest does (729 for 9^3, against 1224 one by one), and 4 bytes a value are written: compute-bound.
+// Patches and their cosine maps on the CPU. A map of kernel size s costs s^D multiply-adds a voxel; the kernels are crops of one another,
+// so that all maps together cost what the largest does (729 for 9^3, against 1224 one by one), and 4 bytes a value are written:
+// compute-bound.
 //
-// A job is as many points as a vector has lanes, one point a lane: its windows of the moving image, gathered and interleaved, turn every tap
-// into aligned loads with no lanes to spare, whatever the patch size. A block of kBlock neighbouring outputs stays in registers through all
-// taps, smallest kernel first, and passes on what it has whenever a kernel is complete. The local norms are sums of squares over boxes, axis
-// by axis, added and never subtracted: where the image is nearly empty they are as exact as elsewhere.
+// A group of points is as many as a vector has lanes, one point a lane: their windows of the moving image, gathered and interleaved, turn
+// every tap into aligned loads with no lanes to spare, whatever the patch size. A block of kBlock neighbouring outputs stays in registers
+// through all taps, smallest kernel first, and passes on what it has whenever a kernel is complete. The local norms are sums of squares
+// over boxes, axis by axis, added and never subtracted: where the image is nearly empty they are as exact as elsewhere.
 #include "cpu/similarity_maps.h"
 
 #include <algorithm>
@@ -77,6 +78,7 @@ class Mapper {
     row_sums_.resize(kernels * layout.window[1] * row);
     plane_sums_.resize(kernels * ring_ * layout.patch[1] * row);
     dots_.resize(kernels * row);
+    squares_.resize(row);
     values_.resize(row * kPoints);
     lane_rows_.resize(kPoints * layout.window[2]);
     for (const Layout::Kernel& kernel : layout.kernels) taps_.emplace_back(kernel.shift.size());
@@ -136,7 +138,8 @@ class Mapper {
         V& tap = taps_[q][t];
         for (int lane = 0; lane < kPoints; ++lane) {
           const int64_t* at = at_[lane];
-          tap[lane] = load(fixed[(clamp_index(at[0] + o[0], n[0]) * n[1] + clamp_index(at[1] + o[1], n[1])) * n[2] + clamp_index(at[2] + o[2], n[2])]);
+          const int64_t row = clamp_index(at[0] + o[0], n[0]) * n[1] + clamp_index(at[1] + o[1], n[1]);
+          tap[lane] = load(fixed[row * n[2] + clamp_index(at[2] + o[2], n[2])]);
         }
         squares += tap * tap;
       }
@@ -151,8 +154,10 @@ class Mapper {
       for (int64_t j = 0; j < l_.window[1]; ++j, out += l_.window[2]) {
         for (int lane = 0; lane < kPoints; ++lane) {
           const int64_t* at = at_[lane];
-          const int64_t start = at[2] - l_.patch[2] / 2 - l_.reach[2];
-          const Stored* row = moving + (clamp_index(at[0] + i - l_.patch[0] / 2 - l_.reach[0], n[0]) * n[1] + clamp_index(at[1] + j - l_.patch[1] / 2 - l_.reach[1], n[1])) * n[2];
+          int64_t first[3];
+          for (int d = 0; d < 3; ++d) first[d] = at[d] - l_.patch[d] / 2 - l_.reach[d];
+          const int64_t start = first[2];
+          const Stored* row = moving + (clamp_index(first[0] + i, n[0]) * n[1] + clamp_index(first[1] + j, n[1])) * n[2];
           T* target = lane_rows_.data() + lane * l_.window[2];
           if (start >= 0 && start + l_.window[2] <= n[2]) {
             for (int64_t k = 0; k < l_.window[2]; ++k) target[k] = load(row[start + k]);
@@ -212,12 +217,19 @@ class Mapper {
     const int64_t run = l_.run;
     for (size_t q = 0; q < l_.kernels.size(); ++q) {
       const int64_t r = std::min(l_.kernels[q].radius, l_.reach[0]);
+      // The planes of the box, one after the other: a plane's sums are one run of memory.
+      std::fill(squares_.begin(), squares_.end(), V{});
+      for (int64_t t = -r; t <= r; ++t) {
+        const V* plane = plane_sums_.data() + ((q * ring_ + (i + l_.reach[0] + t) % ring_) * l_.patch[1] + j) * run;
+        for (int64_t k = 0; k < run; ++k) squares_[k] += plane[k];
+      }
+      alignas(64) T norm[kPoints], dot[kPoints], square[kPoints];
+      store_lanes(norm, norms_[q]);
       for (int64_t k = 0; k < l_.patch[2]; ++k) {
-        V squares{};
-        for (int64_t t = -r; t <= r; ++t) squares += plane_sums_[((q * ring_ + (i + l_.reach[0] + t) % ring_) * l_.patch[1] + j) * run + k];
-        const V dot = dots_[q * run + k];
-        T* value = values_.data() + k * kPoints;
-        for (int lane = 0; lane < kPoints; ++lane) value[lane] = cosine_terms(dot[lane], norms_[q][lane], std::sqrt(squares[lane]), T(0)).similarity;
+        store_lanes(dot, dots_[q * run + k]);
+        store_lanes(square, squares_[k]);
+        T* __restrict value = values_.data() + k * kPoints;
+        for (int lane = 0; lane < kPoints; ++lane) value[lane] = cosine_terms(dot[lane], norm[lane], std::sqrt(square[lane]), T(0)).similarity;
       }
       Stored* row = out_ + (2 + l_.kernels[q].map) * voxels_ + (i * l_.patch[1] + j) * l_.patch[2];
       for (int lane = 0; lane < points_; ++lane)
@@ -230,7 +242,7 @@ class Mapper {
   int64_t ring_, at_[kPoints][3], voxels_ = 0, stride_ = 0;
   int points_ = 0;
   Stored* out_ = nullptr;
-  std::vector<V> window_, row_sums_, plane_sums_, dots_, norms_;
+  std::vector<V> window_, row_sums_, plane_sums_, dots_, squares_, norms_;
   std::vector<std::vector<V>> taps_;
   std::vector<T> values_, lane_rows_;
 };
@@ -246,7 +258,8 @@ void similarity_maps(const SimilarityCall<Stored>& call, int threads) {
   const Chunks groups{call.count, kLaneCount<arithmetic<Stored>>}, jobs{groups.count(), 4};
   parallel_for(call.batch * jobs.count(), threads, [&](int64_t job) {
     Mapper<Stored> mapper(call, layout);
-    for (int64_t g = jobs.begin(job % jobs.count()); g < jobs.end(job % jobs.count()); ++g) mapper.run(job / jobs.count(), groups.begin(g), groups.end(g));
+    const int64_t batch = job / jobs.count(), part = job % jobs.count();
+    for (int64_t g = jobs.begin(part); g < jobs.end(part); ++g) mapper.run(batch, groups.begin(g), groups.end(g));
   });
 }
 

@@ -1,9 +1,9 @@
-// Overlap of label maps on the CPU. Bytes a voxel (3-D, one byte a label, float32): sums 12 (u) + 1 + 1 (labels) = 14; gradient 14 + 12 = 26;
-// and 4 for the moving map's codes (label_codes.h), made anew by both.
+// Overlap of label maps on the CPU. Bytes a voxel (3-D, one byte a label, float32): sums 12 (u) + 1 + 1 (labels) = 14; gradient 14 + 12
+// = 26; and 4 for the moving map's codes (label_codes.h), made anew by both.
 //
-// Positions are found a block of kLanes samples at a time in vector code. A sample whose cell has one code adds one count, to integers; only
-// the others, at the borders between labels, have their 2^D corners loaded and weighed. A job is some rows of one batch item, the same rows for
-// any number of threads, with sums of its own, which are added in order.
+// Positions are found a block of kLanes samples at a time in vector code. A sample whose cell has one code adds one count, to integers;
+// only the others, at the borders between labels, have their 2^D corners loaded and weighed. A job is some rows of one batch item, the same
+// rows for any number of threads, with sums of its own, which are added in order.
 #include "cpu/soft_dice.h"
 
 #include <algorithm>
@@ -31,7 +31,8 @@ struct Block {
 template <int D, Padding padding, class Code, class T>
 class Overlap {
  public:
-  Overlap(const SoftDiceCall<T>& call, int threads) : call_(call), table_(call.labels), moving_(call, table_, threads), rows_(call.size[0] * call.size[1]) {
+  Overlap(const SoftDiceCall<T>& call, int threads)
+      : call_(call), table_(call.labels), moving_(call, table_, threads), rows_(call.size[0] * call.size[1]) {
     for (int corner = 0; corner < kCorners; ++corner) {
       step_[corner] = 0;
       for (int d = 0; d < D; ++d) step_[corner] = step_[corner] * moving_.padded[d] + (corner >> (D - 1 - d) & 1);

@@ -1,4 +1,5 @@
-// Overlap of a label map with a linearly warped one on the CPU: sums per label, and the gradient by the displacement. Formulas: core/soft_dice.h.
+// Overlap of a label map with a linearly warped one on the CPU: sums per label, and the gradient by the displacement. Formulas:
+// core/soft_dice.h.
 #pragma once
 #include <cstdint>
 #include <vector>

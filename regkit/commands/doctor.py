@@ -152,6 +152,7 @@ def self_test() -> list[Finding]:
     random = torch.Generator().manual_seed(0)
     image, other = torch.rand(1, 2, 9, 13, 11, generator=random), torch.rand(1, 2, 9, 13, 11, generator=random)
     u, v = (torch.randn(1, 3, 9, 13, 11, generator=random) for _ in range(2))
+    labels, other_labels = ((4 * x[:, :1]).to(torch.uint8) for x in (image, other))
     keypoints = torch.tensor([[[4.0, 6.0, 5.0], [5.0, 7.0, 6.0]]])
     basis = torch.randn(125, 8, generator=random)
     search = {"search_radius": 2, "stride": 1, "patch_radius": 1, "metric": "ssd"}
@@ -166,6 +167,9 @@ def self_test() -> list[Finding]:
         "jacobian_summary": lambda: torch.stack(ops.jacobian_summary(0.3 * u)),
         "diffusion_energy": lambda: ops.diffusion_energy(u),
         "bending_energy": lambda: ops.bending_energy(u),
+        "warp_labels": lambda: ops.warp_labels(labels, u, mode="majority").float(),
+        "soft_dice": lambda: ops.soft_dice(labels, other_labels, u, labels=3),
+        "similarity_maps": lambda: ops.similarity_maps(image[:, :1], other[:, :1], keypoints, patch_size=5),
         "mind_ssc": lambda: ops.mind_ssc(image[:, :1]),
         "smooth": lambda: ops.smooth(u),
         "upsample": lambda: ops.upsample(u, (17, 25, 21), 2.0),

@@ -60,9 +60,11 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
-        "warp_lncc": Case(lambda u: ops.warp_lncc(a, odd, u, window=5, fill=0.3), (u,)),
-        "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a, b, u, window=3, weight=weight, padding="border"), (u,)),
-        "warp_lncc recomputed": Case(lambda u: ops.warp_lncc(a, b, u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)),
+        "warp_lncc": Case(lambda u: ops.warp_lncc(a.to(u), odd.to(u), u, window=5, fill=0.3), (u,)),
+        "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a.to(u), b.to(u), u, window=3, weight=weight.to(u), padding="border"), (u,)),
+        "warp_lncc recomputed": Case(
+            lambda u: ops.warp_lncc(a.to(u), b.to(u), u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)
+        ),
         "compose": Case(ops.compose, (u, v)),
         "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
         "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=2, save_steps=True), (u,)),

@@ -53,6 +53,21 @@ def test_matching_maps_lose_no_precision():
     assert_close("ssd", got, (a - b).square().mean(1), 1e-6)
 
 
+@pytest.mark.parametrize("metric", ["dot", "ssd"])
+def test_nan_stays_where_it_is_seen(metric):
+    a, b = maps(5, 6, 7)
+    a[0, 1, 0, 3, 6], b[1, 2, 4, 0, 2] = float("nan"), float("nan")
+    weight = torch.randn(2, 27, 5, 6, 7, dtype=torch.float64)
+    found = []
+    for implementation in ("cpp", "reference"):
+        with ops.backend(implementation):
+            leaves = a.clone().requires_grad_(), b.clone().requires_grad_()
+            value = ops.correlate_dense(*leaves, radius=1, stride=2, metric=metric)
+            found.append((value, *torch.autograd.grad(value, leaves, weight)))
+    for name, got, want in zip(("value", "gradient by a", "gradient by b"), *found):
+        assert_close(name, got, want, 1e-13)
+
+
 def test_no_channels_are_alike():
     empty = torch.ones(1, 0, 4, 5)
     assert ops.correlate_dense(empty, empty, radius=1).shape == (1, 9, 4, 5)
