@@ -16,6 +16,7 @@ from tests.ops.compare import assert_close
 pytestmark = pytest.mark.gpu
 
 MEMORY = 90e9  # bytes that the largest case may take
+HALF, FLOAT = torch.float16, torch.float32
 CORNER = 24  # voxels along an axis of the first tensor
 
 
@@ -41,6 +42,12 @@ def uniform(channels: int, dtype: torch.dtype, size: float = 1.0, per_voxel: int
     shape = (1, channels, n, n, n)
     generator = torch.Generator(DEVICE).manual_seed(int(10 * size))
     return torch.empty(shape, dtype=dtype, device=DEVICE).uniform_(-size, size, generator=generator)
+
+
+def displacement(per_voxel: int = 3) -> torch.Tensor:
+    """Up to 1.9 voxels; no sample is near a voxel centre, where float32 coordinates of 900 and of 20 may fall on different sides."""
+    u = uniform(3, HALF, 1.9, per_voxel)
+    return u.floor().add_(0.05).add_(u.sub_(u.floor()), alpha=0.9)
 
 
 def labels() -> torch.Tensor:
@@ -69,16 +76,15 @@ class Large:
     constants: int = 0
 
 
-HALF, FLOAT = torch.float16, torch.float32
 LARGE = {
-    "warp": Large(lambda a, u: ops.warp(a, u), lambda: (uniform(3, HALF), uniform(3, HALF, 1.9)), 4),
-    "compose": Large(ops.compose, lambda: (uniform(3, HALF, 1.9), uniform(3, HALF)), 4),
+    "warp": Large(lambda a, u: ops.warp(a, u), lambda: (uniform(3, HALF), displacement()), 4),
+    "compose": Large(ops.compose, lambda: (displacement(), uniform(3, HALF)), 4),
     "integrate_velocity": Large(lambda u: ops.integrate_velocity(u, steps=2), lambda: (uniform(3, HALF),), 6),
     "lncc map": Large(lambda a, b: ops.lncc(a, b, window=3, reduction="none"), lambda: (uniform(1, HALF), uniform(1, HALF, 2.0)), 4),
     "lncc mean": Large(lambda a, b: ops.lncc(a, b, window=3), lambda: (uniform(1, HALF), uniform(1, HALF, 2.0)), 4),
     "warp_lncc": Large(
         lambda a, b, u: ops.warp_lncc(a, b, u, window=3),
-        lambda: (uniform(1, HALF, per_voxel=3), uniform(1, HALF, 2.0, per_voxel=3), uniform(3, HALF, 1.9)), 6, 2,
+        lambda: (uniform(1, HALF, per_voxel=3), uniform(1, HALF, 2.0, per_voxel=3), displacement()), 6, 2,
     ),
     "jacobian_determinant": Large(ops.jacobian_determinant, lambda: (uniform(3, FLOAT),), 3),
     "diffusion_energy": Large(lambda u: ops.diffusion_energy(u), lambda: (uniform(3, FLOAT),), 3),
@@ -99,10 +105,13 @@ LARGE = {
         lambda: (uniform(12, HALF), uniform(12, HALF, 1.5)), 0,
     ),
     "warp_labels": Large(
-        lambda a, u: ops.warp_labels(a, u, mode="majority"), lambda: (labels(), uniform(3, HALF, 1.9, per_voxel=1)), 4, 2
+        lambda a, u: ops.warp_labels(a, u, mode="majority"), lambda: (labels(), displacement(1)), 4, 2
     ),
-    "warp_nearest": Large(lambda a, u: ops.warp(a, u, mode="nearest"), lambda: (labels(), uniform(3, HALF, 1.9, per_voxel=1)), 4, 2),
+    "warp_nearest": Large(lambda a, u: ops.warp(a, u, mode="nearest"), lambda: (labels(), displacement(1)), 4, 2),
 }  # fmt: skip
+
+
+TOLERANCE = {"integrate_velocity": 5e-2}  # its later steps do sample near voxel centres, where gradients jump
 
 
 def corner(x: torch.Tensor, voxels: int) -> torch.Tensor:
@@ -147,9 +156,8 @@ def test_far_corner(name):
             if number:
                 assert_close(f"{name}, gradient {number}", *(z.double() / z.double().square().mean().sqrt() for z in (x, y)), 2e-3)
         else:
-            assert_close(
-                f"{name}, {'gradient' if number else 'value'} {number}", x, y, 2e-3 if HALF in (t.dtype for t in tensors) else 1e-4
-            )
+            tolerance = TOLERANCE.get(name, 2e-3 if HALF in (t.dtype for t in tensors) else 1e-4)
+            assert_close(f"{name}, {f'gradient {number}' if number else 'value'}", x, y, tolerance)
 
 
 def test_a_map_of_many_keypoints():
