@@ -39,6 +39,7 @@ def test_quadratic_fields_have_constant_terms():
     assert ops.bending_energy((2 * i * j)[None, None], spacing=(2.0, 0.25)).item() == pytest.approx(32)
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple")
 def test_monais_loss_on_a_smooth_field():
     """Mixed terms differ by a sample's width, and MONAI leaves the border out: on a wave that fades towards the border they agree
     nearly."""
