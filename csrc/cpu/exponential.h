@@ -27,8 +27,8 @@ struct IntegersOf<Lanes<float>> {
   typedef int32_t type __attribute__((vector_size(kVectorBytes)));
 };
 
-// For x <= 0 (float64: any x); relative error 2e-7. Below 2^-126 it stays there. A NaN stays one if its payload is zero, as that of every NaN which
-// arithmetic makes.
+// For x <= 0 (float64: any x); relative error 2e-7. Below 2^-126 it stays there. A NaN stays one if its payload is zero, as that of every
+// NaN which arithmetic makes.
 //
 // Adding 1.5 * 2^23 rounds x to an integer n and leaves n in the low bits of the sum; the polynomial, of least largest relative error in
 // [-1/2, 1/2], gives 2^(x - n), and n is added to its exponent.

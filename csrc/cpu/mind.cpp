@@ -1,6 +1,6 @@
-// MIND-SSC on the CPU. Bytes a voxel (3-D): 4 + 4 read, 12 channels written, or their share of a pooled voxel. Two sweeps: the first only adds up the mean of V, the second
-// computes all again and writes the descriptors: reading and differencing the image twice costs less than storing twelve channels in
-// between.
+// MIND-SSC on the CPU. Bytes a voxel (3-D): 4 + 4 read, 12 channels written, or their share of a pooled voxel. Two sweeps: the first only
+// adds up the mean of V, the second computes all again and writes the descriptors: reading and differencing the image twice costs less
+// than storing twelve channels in between.
 #include "cpu/mind.h"
 
 #include "cpu/convert.h"
@@ -16,7 +16,8 @@ namespace {
 template <int C, class T>
 class Pool {
  public:
-  Pool(const MindSizes& s, int64_t rows) : s_(s), rows_(rows), sums_(C * (s.pool == 1 ? 0 : (rows + s.pool - 1) / s.pool), s.size[2] + kLaneCount<T>) {}
+  Pool(const MindSizes& s, int64_t rows)
+      : s_(s), rows_(rows), sums_(C * (s.pool == 1 ? 0 : (rows + s.pool - 1) / s.pool), s.size[2] + kLaneCount<T>) {}
 
   bool begins(int64_t i, int64_t j) const { return i % s_.pool_of(0) == 0 && j % s_.pool == 0; }
   bool ends(int64_t i, int64_t j) const { return (i + 1) % s_.pool_of(0) == 0 && (j + 1) % s_.pool == 0; }

@@ -29,6 +29,7 @@ void mind_ssc(const arithmetic<Stored>* image, Stored* out, const MindSizes& siz
 
 // Gradient of sum(grad * descriptors) by the image; grad lies like the descriptors.
 template <class Stored>
-void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arithmetic<Stored>* grad_image, const MindSizes& sizes, int threads);
+void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arithmetic<Stored>* grad_image, const MindSizes& sizes,
+                       int threads);
 
 }  // namespace regkit

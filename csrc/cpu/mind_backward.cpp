@@ -191,7 +191,8 @@ class TileGradient {
 }  // namespace
 
 template <class Stored>
-void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arithmetic<Stored>* grad_image, const MindSizes& s, int threads) {
+void mind_ssc_backward(const Stored* grad, const arithmetic<Stored>* image, arithmetic<Stored>* grad_image, const MindSizes& s,
+                       int threads) {
   using T = arithmetic<Stored>;
   if (s.batch * s.voxels() == 0) return;
   const MindPairs pairs(s.dims);

@@ -185,8 +185,8 @@ struct MindTiles {
   Chunks planes, rows;
   explicit MindTiles(const MindSizes& s)
       : planes{s.size[0], whole_blocks(32, s.pool_of(0))},
-        rows{s.size[1],
-             whole_blocks(std::clamp<int64_t>(16384 / ((2 * s.radius + s.dilation + 1) * std::max<int64_t>(s.size[2], 1)), 4, 32), s.pool)} {}
+        rows{s.size[1], whole_blocks(std::clamp<int64_t>(16384 / (kept_planes(s) * std::max<int64_t>(s.size[2], 1)), 4, 32), s.pool)} {}
+  static int64_t kept_planes(const MindSizes& s) { return 2 * s.radius + s.dilation + 1; }
   static int64_t whole_blocks(int64_t n, int64_t pool) { return (n + pool - 1) / pool * pool; }
   int64_t count() const { return planes.count() * rows.count(); }
 

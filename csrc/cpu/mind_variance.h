@@ -56,7 +56,8 @@ std::vector<T> mean_variances(const T* image, const MindSizes& s, const MindPair
     parallel_for(s.batch * tiles.count(), threads, [&](int64_t job) {
       ScratchRows<T> variance(1, nk + kLaneCount<T>);
       double total = 0;
-      tiles.sweep(s, pairs, image + job / tiles.count() * voxels, job % tiles.count()).run([&](int64_t, int64_t, const ScratchRows<T>& boxes) {
+      const T* volume = image + job / tiles.count() * voxels;
+      tiles.sweep(s, pairs, volume, job % tiles.count()).run([&](int64_t, int64_t, const ScratchRows<T>& boxes) {
         Lanes<T> q[C];
         for (int64_t k = 0; k < nk; k += kLaneCount<T>)
           store_lanes(variance.row(0) + k, distances<C, Radius>(boxes, k, s.radius, q));
