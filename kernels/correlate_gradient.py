@@ -92,7 +92,7 @@ def _grad_fixed(fixed, moving, keypoints, centers, alpha, gamma, out, unit, firs
     yi, yj, yk = yi + pi, yj + pj, yk + pk
     at_fixed = b * fi * fj * fk + voxel(xi + pi, xj + pj, xk + pk, fi, fj, fk, OFFSET)
     first_moving = b * mi * mj * mk
-    step = tl.load(unit) if FIXED else 1.0
+    step = 1.0 / tl.load(unit) if FIXED else 1.0  # a power of two: exact
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         f = tl.load(fixed + at_fixed * C + c, mask=c < C, other=0).to(WORK)
@@ -142,7 +142,7 @@ def _grad_moving(fixed, moving, keypoints, centers, alpha, beta, out, unit, firs
     yi, yj, yk = position(centers, first + row, D)
     at_moving = b * mi * mj * mk + voxel(yi + oi * lattice, yj + oj * lattice, yk + ok * lattice, mi, mj, mk, OFFSET)
     first_fixed, first_alpha = b * fi * fj * fk, row.to(OFFSET) * L
-    step = tl.load(unit) if FIXED else 1.0
+    step = 1.0 / tl.load(unit) if FIXED else 1.0  # a power of two: exact
     for c0 in range(0, C, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         m = tl.load(moving + at_moving[:, None] * C + c[None, :], mask=(index < WINDOW)[:, None] & (c < C)[None, :], other=0).to(WORK)

@@ -94,7 +94,7 @@ def _square_backward(grad, u, out, sums, unit, largest, grad_scale, scale, ni, n
     kl, kh, wkl, wkh, skl, skh = axis_sample(k + s * uk, nk, BORDER)
     ll, lh, hl, hh = cell_rows(il, ih, jl, jh, nj, nk, OFFSET)
     near = tl.load(largest) <= 1
-    step = tl.load(unit) if FIXED else 1.0
+    step = 1.0 / tl.load(unit) if FIXED else 1.0  # a power of two: exact
     by_i, by_j, by_k = 0 * uj, 0 * uj, 0 * uj
     field, incoming, target = u + volume, grad + at, sums + volume
     for c in range(D):

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from regkit.kernels import launch, tiles
+from regkit.kernels.neighbours import number
 from regkit.kernels.sampling import axis_nearest, axis_sample
 
 
@@ -42,10 +43,11 @@ def _row(image, row, low, high, inside, fill, WORK: tl.constexpr):
 
 
 @triton.jit
-def _forward(image, u, out, channels, mi, mj, mk, ni, nj, nk, fill,
+def _forward(image, u, out, channels, mi, mj, mk, ni, nj, nk, fill: tl.float64,
              D: tl.constexpr, PADDING: tl.constexpr, COMPOSE: tl.constexpr, WORK: tl.constexpr, OFFSET: tl.constexpr,
              BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
+    fill = number(fill, WORK)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
     jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
     kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
@@ -78,10 +80,11 @@ def _forward(image, u, out, channels, mi, mj, mk, ni, nj, nk, fill,
 
 
 @triton.jit
-def _grad_displacement(grad, image, u, out, channels, mi, mj, mk, ni, nj, nk, fill,
+def _grad_displacement(grad, image, u, out, channels, mi, mj, mk, ni, nj, nk, fill: tl.float64,
                        D: tl.constexpr, PADDING: tl.constexpr, COMPOSE: tl.constexpr, WORK: tl.constexpr, OFFSET: tl.constexpr,
                        BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
+    fill = number(fill, WORK)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
     jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
     kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
@@ -127,10 +130,10 @@ def _grad_displacement(grad, image, u, out, channels, mi, mj, mk, ni, nj, nk, fi
 
 
 @triton.jit
-def scatter(target, value, unit, inside, FIXED: tl.constexpr):
-    """target += value; in 64-bit fixed point numbers of step `unit` if FIXED."""
+def scatter(target, value, per_unit, inside, FIXED: tl.constexpr):
+    """target += value; as a 64-bit fixed point number, of which `per_unit` make one, if FIXED."""
     if FIXED:
-        value = tl.floor(value.to(tl.float64) / unit + 0.5).to(tl.int64)
+        value = tl.floor(value.to(tl.float64) * per_unit + 0.5).to(tl.int64)
     tl.atomic_add(target, value, mask=inside, sem="relaxed")
 
 
@@ -140,7 +143,7 @@ def _grad_image(grad, u, out, unit, channels, mi, mj, mk, ni, nj, nk,
                 BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
-    step = tl.load(unit) if FIXED else 1.0
+    step = 1.0 / tl.load(unit) if FIXED else 1.0  # a power of two: exact
     jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
     kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
     if D == 3:

@@ -28,7 +28,6 @@ void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes&
       for (int64_t c = 0; c < s.channels; ++c) {
         alignas(64) T value[kLanes];
         block.template sample<true, false>(image + (row.b * s.channels + c) * image_voxels, fill, value, nullptr);
-        if (compose) add_lanes(u + (row.b * D + c) * voxels + row.offset + k0, value, lanes);
         Stored* target = out + (row.b * s.channels + c) * voxels + row.offset + k0;
         if (lanes == kLanes) {
           for (int l = 0; l < kLanes; l += kLaneCount<T>) store_from_lanes(target + l, load_lanes(value + l));

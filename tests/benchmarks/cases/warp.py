@@ -7,24 +7,14 @@ import torch
 from regkit import ops
 from tests.benchmarks.case import OpCase, Outputs, Peer, Size
 from tests.benchmarks.cases import inputs
-from tests.benchmarks.peers import fireants, grid_sample, monai, voxelmorph
+from tests.benchmarks.peers import fireants, grid_sample, monai
 
 # The composite is what VoxelMorph and many others do.
 COMPOSITE, READY_GRID, MONAI, FIREANTS = "composite (VoxelMorph)", "grid_sample", "MONAI", "FireANTs"
-VECINT = "composite (VoxelMorph's VecInt)"
 
 
 def with_gradient_of_image(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return inputs.image_and_displacement(size, generator) | {"grad_out": inputs.noise(size.channels, size, generator)}
-
-
-def velocity(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Still at the image's border, where VoxelMorph's integration and regkit's would differ."""
-    v = inputs.displacement(size, generator)
-    for axis, n in enumerate(size.spatial, 2):
-        to_border = torch.minimum(torch.arange(n), n - 1 - torch.arange(n))
-        v *= (to_border / 4).clamp(max=1).view(-1, *[1] * (v.dim() - 1 - axis))
-    return {"v": v, "grad_out": inputs.noise(size.dims, size, generator)}
 
 
 def velocity_and_gradient(size, generator):
@@ -115,24 +105,6 @@ CASES = [
         peers={COMPOSITE: Peer(grid_sample.compose, prepare=grid_sample.with_identity, compile=True)},
         bytes_per_unit=lambda size: 12 * size.dims,
         flops_per_unit=lambda size: 81 if size.dims == 3 else 34,
-    ),
-    OpCase(
-        name="integrate_velocity 7 steps forward+backward",
-        op="integrate_velocity",
-        inputs=velocity,
-        gradient=("v",),
-        regkit=lambda v: ops.integrate_velocity(v, steps=7),
-        peers={
-            VECINT: Peer(
-                lambda v, identity: voxelmorph.integrate(v, identity, steps=7),
-                prepare=lambda v: {"v": v, "identity": grid_sample.identity_grid(v.shape[2:], v)},
-                compile=True,
-            )
-        },
-        bytes_per_unit=lambda size: 7 * (8 + 8 + 24) * size.dims,  # a step, the same recomputed, and its backward
-        flops_per_unit=lambda size: 7 * (81 + 81 + 210) if size.dims == 3 else 7 * (34 + 34 + 80),
-        tolerance=1e-2,
-        targets={VECINT: 8},
     ),
     INTEGRATE,
     INTEGRATE_GRADIENT,
