@@ -38,8 +38,9 @@ help:
 demo: $(READY)
 	@$(PY) -m regkit.cli demo -o "$(OUT)" $(if $(FIXED),-f "$(FIXED)") $(if $(MOVING),-m "$(MOVING)")
 
+# Kernels in Triton's interpreter and compilers take most of the time, on one core a test: all cores work on several.
 test: $(READY)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto $(ARGS)
 
 bench: $(READY)
 	@$(PY) -m tests.benchmarks $(ARGS)

@@ -1,9 +1,7 @@
-"""VoxelMorph's losses and integration in its formulas (its spatial transformer is grid_sample.warp)."""
+"""VoxelMorph's losses in its formulas (its spatial transformer and integration are in grid_sample.py)."""
 
 import torch
 import torch.nn.functional as F
-
-from tests.benchmarks.peers import grid_sample
 
 
 def ncc(a: torch.Tensor, b: torch.Tensor, window: int, eps: float) -> torch.Tensor:
@@ -28,11 +26,3 @@ def gradient_energy(u: torch.Tensor) -> torch.Tensor:
         difference = (first[1:] - first[:-1]).movedim(0, axis)
         terms.append((difference * difference).flatten(1).mean(1))
     return (sum(terms) / len(terms)).mean()
-
-
-def integrate(v: torch.Tensor, identity: torch.Tensor, steps: int) -> torch.Tensor:
-    """Scaling and squaring of a velocity: u = v / 2^steps, then steps times u(x) + u(x + u(x)). Outside the image u is 0."""
-    u = v / 2**steps
-    for _ in range(steps):
-        u = u + grid_sample.warp(u, u, identity)
-    return u
