@@ -39,7 +39,7 @@ def warp(
     if min(image.shape[2:]) == 0 and displacement.numel():
         raise ValueError(f"image must have at least one voxel on every axis, but came as {tuple(image.shape)}")
     if check.choice(mode, "mode", MODES):
-        return torch.ops.regkit.warp_nearest(image, displacement, pad, fill)
+        return torch.ops.regkit.warp_nearest(image.detach(), displacement.detach(), pad, fill)
     check.floating(image, "image")
     return torch.ops.regkit.warp(image, displacement, pad, fill)
 

@@ -48,7 +48,7 @@ def warp_labels(
     if min(labels.shape[2:]) == 0 and displacement.numel():
         raise ValueError(f"labels must have at least one voxel on every axis, but came as {tuple(labels.shape)}")
     op = (torch.ops.regkit.warp_nearest, torch.ops.regkit.warp_labels)[check.choice(mode, "mode", MODES)]
-    return op(labels, displacement, pad, fill)
+    return op(labels, displacement.detach(), pad, fill)
 
 
 def integers(labels: torch.Tensor, name: str) -> None:

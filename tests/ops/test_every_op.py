@@ -169,3 +169,18 @@ def test_loss_scaling_saves_float16_gradients_of_a_mean(name):
     leaf = tensors[0].requires_grad_()
     (65536.0 * function(leaf, *tensors[1:])).backward()
     assert (leaf.grad != 0).float().mean() > 0.9
+
+
+def test_ops_without_a_gradient_say_so_by_their_result():
+    """Not by a warning in backward: inputs that require a gradient give results that do not."""
+    u = displacement((5, 6, 7), dtype=torch.float32).requires_grad_()
+    labels, features = torch.zeros(2, 1, 5, 6, 7, dtype=torch.uint8), randn(2, 2, 5, 6, 7, dtype=torch.float32).requires_grad_()
+    results = [
+        ops.warp(features, u, mode="nearest"),
+        ops.warp_labels(labels, u),
+        ops.warp_labels(labels, u, mode="majority"),
+        ops.invert(u),
+        *ops.jacobian_summary(u),
+        ops.best_displacement(features, features, torch.ones(2, 4, 3), search_radius=1),
+    ]
+    assert not any(result.requires_grad for result in results)
