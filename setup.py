@@ -17,7 +17,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 # -fno-math-errno and -fno-trapping-math let the compiler vectorise floor() and comparisons; NaN and infinity keep their meaning.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-pthread", "-Wall"]
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-pthread", "-Wall"]
 INSTRUCTION_SETS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
