@@ -277,7 +277,8 @@ for metric in ("ssd", "dot", "cosine"):
     for search in (dict(search_radius=6), dict(search_radius=2, patch_radius=1), dict(search_radius=1, patch_radius=2, stride=2)):
         functions[f"{metric} {search}"] = lambda f, m, o=search | {"metric": metric}: ops.correlate_keypoints(f, m, points, **o)
 for name, function in functions.items():
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 3e-3)):
+    # The gradient of the cosine of a few channels is a small difference of large sums.
+    for dtype, tolerance in ((torch.float32, 5e-5 if "cosine" in name else 1e-5), (torch.float16, 3e-3)):
         def run(f, m):
             leaves = f.requires_grad_(), m.requires_grad_()
             out = function(*leaves)
