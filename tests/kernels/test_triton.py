@@ -8,15 +8,17 @@ import torch
 
 from regkit import ops
 from regkit.ops.backends import interpreted
-from tests.ops.cases import NAMES, SHAPES, assert_same, cases, reference, value_and_gradients
+from tests.ops.cases import NAMES, assert_same, cases, reference, value_and_gradients
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 DEVICE = "cpu" if interpreted() else "cuda"
 pytestmark = [] if interpreted() else [pytest.mark.gpu]
 TRITON = [name for name in NAMES if "triton" in ops.available(name.split()[0])]
-ODD_SHAPES = [(1, 1), (1, 5), (9, 33), (1, 1, 1), (1, 6, 7), (5, 1, 3), (4, 3, 1), (3, 2, 33)]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+# A tile is 8 x 32 voxels of a plane: several tiles in 2-D, several planes in 3-D, and few programs, which cost time in the interpreter.
+SHAPES = {2: (9, 35), 3: (3, 5, 7)}
+ODD_SHAPES = [(1, 5), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 33)]
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # float64: the other tests here
 
 
 def case_of(name, spatial, **options):
