@@ -27,6 +27,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# As the command line does: before torch is loaded, or its idle threads take the cores from regkit's between two short operations.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 
 from regkit.errors import InputError, RegkitError, UsageError

@@ -41,7 +41,10 @@ class LnccTiling {
  public:
   template <class T>
   LnccTiling(const LnccShape<T>& shape, int64_t planes)
-      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))), rows_(split(shape.size[1], std::max<int64_t>(64, 4 * shape.window[1]))) {}
+      : planes_(split(shape.size[0], std::max(planes, 4 * shape.window[0]))),
+        rows_(split(shape.size[1], shape.size[0] > 1 && shape.size[0] * shape.size[1] * shape.size[2] < kSmall
+                                       ? std::max<int64_t>(32, 3 * shape.window[1])
+                                       : std::max<int64_t>(64, 4 * shape.window[1]))) {}
   int64_t count() const { return planes_.count() * rows_.count(); }
   LnccTile operator[](int64_t tile) const {
     const int64_t p = tile / rows_.count(), r = tile % rows_.count();
@@ -49,6 +52,9 @@ class LnccTiling {
   }
 
  private:
+  // Voxels below which a volume would be one tile, and so one thread's.
+  static constexpr int64_t kSmall = 1 << 20;
+
   static Chunks split(int64_t n, int64_t target) {
     const int64_t pieces = std::max<int64_t>(1, (n + target - 1) / target);
     return {n, (n + pieces - 1) / pieces};
