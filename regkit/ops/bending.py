@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from regkit import reference
-from regkit.ops import check, native
-from regkit.ops.backends import register, triton_kernel
-from regkit.ops.chained import chained
+from regkit.ops import native
+from regkit.ops.energy import connect, energy
 
 
 def bending_energy(
@@ -34,56 +32,16 @@ def bending_energy(
 
     Source: Rueckert et al. 1999. Raises ValueError for shapes and spacing, TypeError for dtypes.
     """
-    dims = check.image(u, "u")
-    check.floating(u, "u")
-    spacings = check.per_axis(1.0 if spacing is None else spacing, "spacing", dims)
-    if min(spacings) <= 0:
-        raise ValueError(f"spacing must be positive, but came as {spacing}")
-    return torch.ops.regkit.bending_energy(u, spacings, torch.is_grad_enabled() and u.requires_grad)[0]
+    return energy("bending_energy", u, spacing)
 
 
-torch.library.define("regkit::bending_energy", "(Tensor u, float[] spacing, bool need_gradient) -> (Tensor, Tensor)")
-
-
-@torch.library.register_fake("regkit::bending_energy")
-def _fake(u, spacing, need_gradient):
-    dtype = native.working_dtype(u)
-    return u.new_empty((), dtype=dtype), u.new_empty(u.shape if need_gradient else 0, dtype=dtype)
-
-
-def _cpp(u, spacing, need_gradient):
-    dtype = native.working_dtype(u)
-    x = u.to(dtype).contiguous()
-    gradient = torch.empty_like(x) if need_gradient else None
-    energy = torch.empty((), dtype=torch.float64)
-    if x.numel() == 0:
-        return x.new_full((), float("nan")), x.new_empty(0) if gradient is None else gradient
+def _terms(u: torch.Tensor, spacing: Sequence[float]) -> tuple:
     # Differences number somewhat less than numel: one factor 1 / numel in front, and one weight a pair of axes of about 1.
     n, s = native.sizes(u.shape[2:]), native.sizes(spacing)
     pure = [n[d] / ((n[d] - 2) * s[d] ** 4) if n[d] > 2 else 0.0 for d in range(3)]
     once = [n[d] / ((n[d] - 1) * s[d] ** 2) if n[d] > 1 else 0.0 for d in range(3)]
     mixed = [2 * once[d] * once[e] for d, e in ((0, 1), (0, 2), (1, 2))]
-    native.function("bending_energy", dtype)(
-        *map(native.address, (x, gradient, energy)), 1 / x.numel(), u.shape[0] * u.shape[1], n, pure, mixed, torch.get_num_threads()
-    )
-    return (energy / x.numel()).to(dtype), x.new_empty(0) if gradient is None else gradient
+    return u.numel(), pure, mixed
 
 
-register("bending_energy", reference=reference.bending_energy, cpp=_cpp, triton=triton_kernel("bending", "bending_energy"))
-
-
-def _setup_context(ctx, inputs, output):
-    u, _, ctx.need_gradient = inputs
-    ctx.dtype = u.dtype
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx, grad, _):
-    if grad is None or not ctx.need_gradient:
-        return None, None, None
-    return chained(grad, ctx.saved_tensors[0], ctx.dtype), None, None
-
-
-torch.library.register_autograd("regkit::bending_energy", _backward, setup_context=_setup_context)
+connect("bending_energy", "bending", _terms)
