@@ -19,7 +19,7 @@ import triton.language as tl
 from regkit.kernels import launch, tiles
 from regkit.kernels.field import cell_rows, components, field_at, store_components
 from regkit.kernels.sampling import BORDER, axis_sample
-from regkit.kernels.warp import scatter
+from regkit.kernels.warp import scatter_cells
 
 
 @triton.jit
@@ -111,17 +111,7 @@ def _square_backward(grad, u, out, sums, unit, largest, grad_scale, scale, ni, n
         by_j += g * slope_j
         by_k += g * slope_k
         if not near:
-            lower = wil * g
-            scatter(target + ll + kl, lower * wjl * wkl, step, inside, FIXED)
-            scatter(target + ll + kh, lower * wjl * wkh, step, inside, FIXED)
-            scatter(target + lh + kl, lower * wjh * wkl, step, inside, FIXED)
-            scatter(target + lh + kh, lower * wjh * wkh, step, inside, FIXED)
-            if D == 3:
-                upper = wih * g
-                scatter(target + hl + kl, upper * wjl * wkl, step, inside, FIXED)
-                scatter(target + hl + kh, upper * wjl * wkh, step, inside, FIXED)
-                scatter(target + hh + kl, upper * wjh * wkl, step, inside, FIXED)
-                scatter(target + hh + kh, upper * wjh * wkh, step, inside, FIXED)
+            scatter_cells(target, g, ll, lh, hl, hh, kl, kh, wil, wih, wjl, wjh, wkl, wkh, step, inside, D, FIXED)
         field += voxels
         incoming += voxels
         target += voxels

@@ -138,6 +138,23 @@ def scatter(target, value, per_unit, inside, FIXED: tl.constexpr):
 
 
 @triton.jit
+def scatter_cells(target, g, ll, lh, hl, hh, kl, kh, wil, wih, wjl, wjh, wkl, wkh, per_unit, inside,
+                  D: tl.constexpr, FIXED: tl.constexpr):  # fmt: skip
+    """Adds g to the cells around its samples, by their weights. ll .. hh: offsets of the rows of cells along (i, j); hl, hh are 3-D's."""
+    lower = wil * g
+    scatter(target + ll + kl, lower * wjl * wkl, per_unit, inside, FIXED)
+    scatter(target + ll + kh, lower * wjl * wkh, per_unit, inside, FIXED)
+    scatter(target + lh + kl, lower * wjh * wkl, per_unit, inside, FIXED)
+    scatter(target + lh + kh, lower * wjh * wkh, per_unit, inside, FIXED)
+    if D == 3:
+        upper = wih * g
+        scatter(target + hl + kl, upper * wjl * wkl, per_unit, inside, FIXED)
+        scatter(target + hl + kh, upper * wjl * wkh, per_unit, inside, FIXED)
+        scatter(target + hh + kl, upper * wjh * wkl, per_unit, inside, FIXED)
+        scatter(target + hh + kh, upper * wjh * wkh, per_unit, inside, FIXED)
+
+
+@triton.jit
 def _grad_image(grad, u, out, unit, channels, mi, mj, mk, ni, nj, nk,
                 D: tl.constexpr, PADDING: tl.constexpr, FIXED: tl.constexpr, WORK: tl.constexpr, OFFSET: tl.constexpr,
                 BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
@@ -152,23 +169,16 @@ def _grad_image(grad, u, out, unit, channels, mi, mj, mk, ni, nj, nk,
         row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
     else:
         row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
+        row_hl, row_hh = row_ll, row_lh
         wil, wih = 1.0, 0.0
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     target = out + tl.cast(b, OFFSET) * channels * cells
     incoming = grad + tl.cast(b, OFFSET) * (channels - D) * voxels + at
     for c in range(channels):
         g = tl.load(incoming, mask=inside, other=0.0).to(WORK)
-        lower = wil * g
-        scatter(target + row_ll + kl, lower * wjl * wkl, step, inside, FIXED)
-        scatter(target + row_ll + kh, lower * wjl * wkh, step, inside, FIXED)
-        scatter(target + row_lh + kl, lower * wjh * wkl, step, inside, FIXED)
-        scatter(target + row_lh + kh, lower * wjh * wkh, step, inside, FIXED)
-        if D == 3:
-            upper = wih * g
-            scatter(target + row_hl + kl, upper * wjl * wkl, step, inside, FIXED)
-            scatter(target + row_hl + kh, upper * wjl * wkh, step, inside, FIXED)
-            scatter(target + row_hh + kl, upper * wjh * wkl, step, inside, FIXED)
-            scatter(target + row_hh + kh, upper * wjh * wkh, step, inside, FIXED)
+        scatter_cells(
+            target, g, row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, wjl, wjh, wkl, wkh, step, inside, D, FIXED,
+        )  # fmt: skip
         target += cells
         incoming += voxels
 
