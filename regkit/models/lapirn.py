@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from regkit import ops
-from regkit.models.layers import CONVOLUTION, TRANSPOSED, halved
 from regkit.models.lapirn_original import from_original_keys
+from regkit.models.layers import CONVOLUTION, TRANSPOSED, halved
 
 SLOPE = 0.2  # of every leaky ReLU
 BLOCKS = 5
