@@ -80,6 +80,7 @@ class _Training:
                 self.state = replace(self.state, stage=self.state.stage + 1, stage_step=0, optimiser={}, best=None)
             if self.world.leads:
                 save_weights(self.folder / LAST, self.task, self.state.metrics)
+            self.telling.say(f"done: {self.folder / BEST} has the best weights, {self.folder / LAST} the last")
             return self.state
         finally:
             self.telling.close()
