@@ -26,13 +26,14 @@ REGKIT_INLINE int64_t affine_steps(double voxels, double limit) {
   return static_cast<int64_t>(std::floor(x * 4294967296.0 + 0.5));
 }
 
+// A position in two words: the voxel below it, and the rest in steps.
 REGKIT_INLINE int32_t affine_base(uint64_t position) { return static_cast<int32_t>(position >> 32); }
 
-// Weight of the cell above: float32 holds 24 bits of it.
+// Weight of the cell above, from the lower word: float32 holds 24 bits of it.
 template <class T>
-REGKIT_INLINE T affine_fraction(uint64_t position) {
-  if constexpr (sizeof(T) == 4) return static_cast<T>(static_cast<int32_t>(static_cast<uint32_t>(position) >> 8)) * T(1.0 / 16777216);
-  else return static_cast<T>(static_cast<uint32_t>(position)) * T(1.0 / 4294967296.0);
+REGKIT_INLINE T affine_fraction(uint32_t rest) {
+  if constexpr (sizeof(T) == 4) return static_cast<T>(static_cast<int32_t>(rest >> 8)) * T(1.0 / 16777216);
+  else return static_cast<T>(rest) * T(1.0 / 4294967296.0);
 }
 
 // The two cells of an axis, -1 where a cell is outside and counts as fill, and the weight of the upper one. Paddings as in core/warp.h.
@@ -43,16 +44,15 @@ struct AffineCells {
 };
 
 template <Padding padding, class T>
-REGKIT_INLINE AffineCells<T> affine_cells(int64_t c, int32_t n) {
+REGKIT_INLINE AffineCells<T> affine_cells(int32_t base, uint32_t rest, int32_t n) {
+  constexpr uint32_t half = 1u << 31;
   if constexpr (padding == Padding::zeros) {
-    const int32_t base = affine_base(c);
-    return {base >= 0 && base < n ? base : -1, base >= -1 && base < n - 1 ? base + 1 : -1, affine_fraction<T>(c)};
+    return {base >= 0 && base < n ? base : -1, base >= -1 && base < n - 1 ? base + 1 : -1, affine_fraction<T>(rest)};
   } else {
-    const int64_t last = (n - 1) * kVoxel;
-    const int64_t x = c < 0 ? 0 : (c > last ? last : c);
-    const int32_t base = affine_base(x);
-    const bool covered = padding == Padding::border || (c >= -kVoxel / 2 && c <= last + kVoxel / 2);
-    return {covered ? base : -1, covered ? (base < n - 1 ? base + 1 : base) : -1, affine_fraction<T>(x)};
+    const bool below = base < 0, above = base >= n - 1;
+    const int32_t low = below ? 0 : (above ? n - 1 : base), high = below ? 0 : (above ? n - 1 : base + 1);
+    const bool covered = padding == Padding::border || ((base >= 0 || (base == -1 && rest >= half)) && (base < n - 1 || (base == n - 1 && rest <= half)));
+    return {covered ? low : -1, covered ? high : -1, below || above ? T(0) : affine_fraction<T>(rest)};
   }
 }
 

@@ -6,7 +6,9 @@
 #include "warp_affine.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/warp_affine.h"
@@ -96,24 +98,39 @@ Interval voxels_within(const AffineRow<D>& row, int64_t n, SpanOf&& span_of) {
   return found.begin < found.end ? found : Interval{0, 0};
 }
 
-template <int D, class Index>
-inline void interior_offsets(const AffineRow<D>& row, int64_t k, const int64_t (&size)[D], Index* offset) {
-  for (int d = 0; d < D; ++d) {
-    const uint64_t first = row.at(d, k);
-    const Index n = static_cast<Index>(size[d]);
-    for (int l = 0; l < kLanes; ++l) {
-      const Index base = affine_base(first + row.affine.ahead[d][l]);
-      offset[l] = d == 0 ? base : offset[l] * n + base;
-    }
+// The positions of a block along one axis, in their two words.
+struct Words {
+  alignas(64) int32_t base[kLanes];
+  alignas(64) uint32_t rest[kLanes];
+};
+
+// Two registers of positions make one of upper words and one of lower words.
+template <size_t... I>
+REGKIT_INLINE void split(uint64_t first, const uint64_t* ahead, Words& words, std::index_sequence<I...>) {
+  typedef uint64_t Wide __attribute__((vector_size(kVectorBytes)));
+  constexpr int L = sizeof...(I), half = L / 2;
+  for (int l = 0; l < kLanes; l += L) {
+    Wide below, above;
+    std::memcpy(&below, ahead + l, sizeof below);
+    std::memcpy(&above, ahead + l + half, sizeof above);
+    const WordLanes a = (WordLanes)(below + first), b = (WordLanes)(above + first);
+    const WordLanes base = __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...), rest = __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...);
+    std::memcpy(words.base + l, &base, sizeof base);
+    std::memcpy(words.rest + l, &rest, sizeof rest);
   }
 }
 
-template <int D, class Index, class T>
-inline void locate_interior(InteriorBlock<D, kLanes, Index, T>& block, const AffineRow<D>& row, int64_t k, const int64_t (&size)[D]) {
-  interior_offsets(row, k, size, block.offset);
-  for (int d = 0; d < D; ++d) {
-    const uint64_t first = row.at(d, k);
-    for (int l = 0; l < kLanes; ++l) block.f[d][l] = affine_fraction<T>(first + row.affine.ahead[d][l]);
+template <int D>
+REGKIT_INLINE void locate(Words (&words)[D], const AffineRow<D>& row, int64_t k) {
+  for (int d = 0; d < D; ++d) split(row.at(d, k), row.affine.ahead[d], words[d], std::make_index_sequence<kVectorBytes / sizeof(uint32_t)>{});
+}
+
+template <int D, class Index>
+REGKIT_INLINE void interior_offsets(const Words (&words)[D], const int64_t (&size)[D], Index* offset) {
+  for (int l = 0; l < kLanes; ++l) {
+    Index at = words[0].base[l];
+    for (int d = 1; d < D; ++d) at = at * static_cast<Index>(size[d]) + words[d].base[l];
+    offset[l] = at;
   }
 }
 
@@ -125,10 +142,11 @@ struct EdgeBlock {
 
 template <int D, Padding padding, class T>
 void locate_edge(EdgeBlock<D, T>& block, const AffineRow<D>& row, int64_t k, const int64_t (&size)[D]) {
+  Words words[D];
+  locate(words, row, k);
   for (int d = 0; d < D; ++d) {
-    const uint64_t first = row.at(d, k);
     for (int l = 0; l < kLanes; ++l) {
-      const AffineCells<T> cells = affine_cells<padding, T>(static_cast<int64_t>(first + row.affine.ahead[d][l]), static_cast<int32_t>(size[d]));
+      const AffineCells<T> cells = affine_cells<padding, T>(words[d].base[l], words[d].rest[l], static_cast<int32_t>(size[d]));
       block.cell[0][d][l] = cells.low;
       block.cell[1][d][l] = cells.high;
       block.upper[d][l] = cells.upper;
@@ -143,24 +161,37 @@ void locate_edge(EdgeBlock<D, T>& block, const AffineRow<D>& row, int64_t k, con
   else locate_edge<D, Padding::extent>(block, row, k, size);
 }
 
-template <int D, class Stored, class T>
+// A row of cells at a time, as in warp_block.h.
+template <class Index, int D, class Stored, class T>
 void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], T fill, T* value) {
   std::fill_n(value, kLanes, fill);
-  for (int corner = 0; corner < (1 << D); ++corner) {
-    for (int l = 0; l < kLanes; ++l) {
-      int64_t offset = 0;
-      bool inside = true;
-      T weight = 1;
-      for (int d = 0; d < D; ++d) {
-        const int high = corner >> (D - 1 - d) & 1;
-        const int32_t cell = block.cell[high][d][l];
-        inside &= cell >= 0;
-        offset = offset * size[d] + cell;
-        weight *= high ? block.upper[d][l] : 1 - block.upper[d][l];
+  const T* upper_k = block.upper[D - 1];
+  for (int rows = 0; rows < (1 << (D - 1)); ++rows) {
+    alignas(64) Index base[kLanes] = {};
+    alignas(64) int32_t outside[kLanes] = {};  // negative there
+    alignas(64) T weight[kLanes], low[kLanes], high[kLanes];
+    std::fill_n(weight, kLanes, T(1));
+    for (int d = 0; d < D - 1; ++d) {
+      const int which = rows >> (D - 2 - d) & 1;
+      const int32_t* cell = block.cell[which][d];
+      const T* upper = block.upper[d];
+      const Index n = static_cast<Index>(size[d + 1]);
+      for (int l = 0; l < kLanes; ++l) {
+        base[l] = (base[l] + cell[l]) * n;
+        outside[l] |= cell[l];
+        weight[l] *= which ? upper[l] : 1 - upper[l];
       }
-      const T v = load(channel[inside ? offset : 0]);
-      value[l] += inside ? weight * (v - fill) : T(0);
     }
+    const auto cells = [&](const int32_t* cell, T* found) __attribute__((always_inline)) {
+      for (int l = 0; l < kLanes; ++l) {
+        const bool inside = (outside[l] | cell[l]) >= 0;
+        const T v = load(channel[inside ? base[l] + cell[l] : 0]);
+        found[l] = inside ? v - fill : T(0);
+      }
+    };
+    cells(block.cell[0][D - 1], low);
+    cells(block.cell[1][D - 1], high);
+    for (int l = 0; l < kLanes; ++l) value[l] += weight[l] * ((1 - upper_k[l]) * low[l] + upper_k[l] * high[l]);
   }
 }
 
@@ -197,7 +228,11 @@ class AffineSampler {
     InteriorBlock<D, kLanes, Index, T> block;
     InteriorCells<D, kLanes, T> cells;
     alignas(64) T value[kLanes];
-    locate_interior(block, row, k, size_);
+    Words words[D];
+    locate(words, row, k);
+    interior_offsets(words, size_, block.offset);
+    for (int d = 0; d < D; ++d)
+      for (int l = 0; l < kLanes; ++l) block.f[d][l] = affine_fraction<T>(words[d].rest[l]);
     for (int64_t c = 0; c < s_.channels; ++c) {
       load_interior(block, channel(r, c), size_, cells);
       value_interior(block, cells, value);
@@ -210,7 +245,7 @@ class AffineSampler {
     alignas(64) T value[kLanes];
     locate_edge(block, row, begin, size_, padding_);
     for (int64_t c = 0; c < s_.channels; ++c) {
-      value_edge(block, channel(r, c), size_, fill_, value);
+      value_edge<Index>(block, channel(r, c), size_, fill_, value);
       for (int64_t k = begin; k < end; ++k) target(r, c)[k] = store<Stored>(value[k - begin]);
     }
   }
@@ -241,7 +276,9 @@ void nearest_row(const Affine<D>& affine, const Row& r, const Element* labels, E
     for (int64_t k = 0; k < inside.begin; ++k) target[k] = outside(channel, k);
     for (int64_t k = inside.begin; k < inside.end; k += kLanes) {
       alignas(64) Index offset[kLanes];
-      interior_offsets(row, k, size, offset);
+      Words words[D];
+      locate(words, row, k);
+      interior_offsets(words, size, offset);
       if (inside.end - k >= kLanes) {
         for (int l = 0; l < kLanes; ++l) target[k + l] = channel[offset[l]];
       } else {
