@@ -8,5 +8,6 @@ from regkit.commands.demo import Demo
 from regkit.commands.doctor import Doctor
 from regkit.commands.eval import Eval
 from regkit.commands.register import Register
+from regkit.commands.train import Train
 
-VERBS = {"register": Register, "apply": Apply, "eval": Eval, "doctor": Doctor, "demo": Demo}
+VERBS = {"register": Register, "apply": Apply, "eval": Eval, "train": Train, "doctor": Doctor, "demo": Demo}
