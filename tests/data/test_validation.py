@@ -1,5 +1,7 @@
 """Validation pairs: which they are, and that measures on the scans' own grids are those of the transform in the world."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -77,15 +79,23 @@ def test_a_pair_keeps_its_files_as_they_are(manifest, tmp_path):
     pairs = ValidationPairs(scans, manifest.split("validation"), options, multiple=4)
     for pair in (pairs[n] for n in range(3)):
         labels = read_image(pair.moving_case.label)
-        assert pair.moving_labels.grid == labels.grid and np.array_equal(pair.moving_labels.data, labels.data)
+        assert pair.moving_labels.grid == labels.grid == pair.scan_grids[1] and np.array_equal(pair.moving_labels.data, labels.data)
         assert pair.fixed.shape == (1, 1, *pair.frame.shape) == pair.moving.shape
         assert torch.equal(pair.moving, see(scans[pair.moving_case].prepared, pair.frame, pair.affine))
         assert pair.fixed_points.ndim == 3 and len(pair.fixed_points) == 2
         # nothing moves in the frame: what is left is the alignment
         u = torch.zeros(1, 3, *pair.frame.shape)
         assert np.allclose(pair.transform(u).apply(pair.fixed_points.coordinates), pair.affine.apply(pair.fixed_points.coordinates))
-        moved = ops.warp_labels(pair.moving_labels.tensor(dtype=torch.uint8), pair.label_displacement(u), padding="extent")
+        moved = ops.warp_labels(pair.moving_labels.tensor(dtype=torch.uint8), pair.scan_displacement(u), padding="extent")
         assert np.array_equal(moved[0, 0].numpy(), resample(labels, pair.fixed_labels.grid, pair.affine).data)
+
+
+def test_without_labels_the_scans_own_grids_are_kept(manifest, tmp_path):
+    cases = tuple(replace(case, label=None) for case in manifest.split("validation"))
+    options = NetworkInput(shrink=2.0)
+    pair = ValidationPairs(PreparedScans(cases, options, tmp_path / "cache"), cases, options)[0]
+    assert pair.fixed_labels is None
+    assert pair.scan_grids == (read_image(pair.fixed_case.image).grid, read_image(pair.moving_case.image).grid)
 
 
 def test_datasets_of_a_configuration(manifest, tmp_path):
@@ -114,7 +124,5 @@ def test_configuration_as_toml():
 
 
 def test_nothing_to_train_on(manifest, tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="no scan is in the split train"):
         datasets(replace(manifest, cases=manifest.split("validation")), DataConfig(), multiple=1, cache_dir=tmp_path)
