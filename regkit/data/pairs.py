@@ -159,8 +159,8 @@ def common_shape(scans: PreparedScans, cases: Sequence[Case], options: NetworkIn
 
 
 def frame_shape(shapes: Iterable[Sequence[int]], options: NetworkInput, multiple: int) -> tuple[int, ...]:
-    """One shape for the frames of prepared scans of these shapes: the configured one, else the largest along each axis, padded to the multiple
-    that the network needs.
+    """One shape for the frames of prepared scans of these shapes: the configured one, else the largest along each axis, padded to the
+    multiple that the network needs.
 
     Raises UsageError where the configured shape is no such multiple, InputError where 2-D and 3-D scans are mixed.
     """
