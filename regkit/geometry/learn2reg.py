@@ -2,8 +2,8 @@
 
 Now: disp_FFFF_MMMM.nii.gz, or disp_FFFF_ffff_MMMM_mmmm.nii.gz with the modalities; or .npz with one array. (X, Y, Z, 3), full size.
 
-2020 and 2021: disp_FFFF_MMMM.npz, float16, (3, X/2, Y/2, Z/2) (hippocampus: full size), values in voxels of the full size. Whoever wrote one
-took every component through zoom(1/2, order 2); the evaluation took it back through zoom(2, order 2).
+2020 and 2021: disp_FFFF_MMMM.npz, float16, (3, X/2, Y/2, Z/2) (hippocampus: full size), values in voxels of the full size. Whoever wrote
+one took every component through zoom(1/2, order 2); the evaluation took it back through zoom(2, order 2).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Learn2Reg's evaluation of a directory of displacement fields, and beside its figures what they hide.
 
-Their result is {"name", "aggregates", "cases", "eval_version"}; ours is one more entry, "regkit", of the same build. Nothing is written here.
+Their result is {"name", "aggregates", "cases", "eval_version"}; ours is one more entry, "regkit", of the same build.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def evaluate_learn2reg(
     fields: from find_fields. data: the directory in which the scans' paths, and beside them labelsTr, masksTr and the like, lie.
     progress(fraction, case): called after every case.
 
-    Returns (results, warnings). Results are theirs (see this module) with, per case, {method: {"mean", "detailed"}} and "num_foldings", which
-    theirs counts after the shift and the clip and which so is 0 always; and over the cases {method: {"mean", "std", "30"}}, "30" being
-    the 70th percentile for sdlogj and tre, else the 30th, for hd95 too, where it tells of the best cases. "regkit" has
+    Returns (results, warnings). Results are theirs (see this module) with, per case, {method: {"mean", "detailed"}} and "num_foldings",
+    which theirs counts after the shift and the clip and which so is 0 always; and over the cases {method: {"mean", "std", "30"}}, "30"
+    being the 70th percentile for sdlogj and tre, else the 30th, for hd95 too, where it tells of the best cases. "regkit" has
 
     - cases: "sdlogj" and "folds" (see regkit.metrics.learn2reg); NAME_mm: HD95 as regkit.metrics.hd95 has it, in mm; NAME_linear: TRE, the
       field taken linearly;

@@ -1,4 +1,4 @@
-"""What Learn2Reg's evaluation is told: its configuration, the pairs in it, and where their scans, label maps, masks, landmarks and fields lie.
+"""What Learn2Reg's evaluation is told: its configuration, its pairs, and where their scans, label maps, landmarks and fields lie.
 
 A scan's path, ./imagesTr/NAME_0001_0000.nii.gz, leads to everything else: "images" in it is replaced by "labels", "masks" or "keypoints".
 """
@@ -70,8 +70,8 @@ class Task:
 def read_task(config: str | os.PathLike[str], data: str | os.PathLike[str]) -> Task:
     """Read NAME_VAL_evaluation_config.json, or NAME_dataset.json.
 
-    A dataset file names no measures. Its registration_val pairs are then measured by what `data` holds for the first of them: SDlogJ always,
-    DSC and HD95 with label maps (all labels above 0 of the fixed ones), TRE_lm and TRE_kp with landmarks and keypoints; without masks.
+    A dataset file names no measures. Its registration_val pairs are then measured by what `data` holds for the first of them: SDlogJ
+    always, DSC and HD95 with label maps (all labels above 0 of the fixed ones), TRE_lm and TRE_kp with landmarks and keypoints; no masks.
 
     Raises InputError, naming the entry that is missing or not understood.
     """
@@ -130,8 +130,8 @@ def _methods_of(pairs: tuple[Pair, ...], data: Path) -> tuple[Method, ...]:
 def find_fields(task: Task, fields: str | os.PathLike[str]) -> tuple[dict[str, Path], list[str]]:
     """The field of every pair, by Pair.key, and warnings. Headers are looked at, so that a bad file is named before the work begins.
 
-    The evaluation takes a name without modalities only where they are 0000 and 0001; here it passes wherever one pair alone can be meant, as
-    it did in 2020, with a warning.
+    The evaluation takes a name without modalities only where they are 0000 and 0001; here it passes wherever one pair alone can be meant,
+    as it did in 2020, with a warning.
 
     Raises InputError for missing files (naming the first and how many), and as read_learn2reg does.
     """
