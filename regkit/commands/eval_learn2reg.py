@@ -63,5 +63,6 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table(f"{found['name']}, as Learn2Reg's evaluation has it", ["", "mean", "std", "30"], rows))
     rows = [[name, str(value["n"]), *(shown(value[key]) for key in ("mean", "std", "worst30"))] for name, value in ours.items()]
     console.print(table("The same and more, cases without a value left out", ["", "n", "mean", "std", "worst 30 %"], rows))
-    rows = [[key, *(shown(case[name]["mean"]) for name in ours)] for key, case in cases.items()]
-    console.print(table("Cases", ["fixed <-- moving", *ours], rows))
+    names = [*theirs, *(name for name in ("sdlogj", "folds") if name in ours)]
+    rows = [[key.replace("<--", " "), *(shown(case[name]["mean"]) for name in names)] for key, case in cases.items()]
+    console.print(table("Cases", ["fixed, moving", *names], rows))

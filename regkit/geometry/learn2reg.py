@@ -42,6 +42,13 @@ def learn2reg_names(fixed: str | os.PathLike[str], moving: str | os.PathLike[str
     return f"disp_{fixed_subject}_{fixed_modality}_{moving_subject}_{moving_modality}", f"disp_{fixed_subject}_{moving_subject}"
 
 
+def learn2reg_name(fixed: str | os.PathLike[str], moving: str | os.PathLike[str], *, half: bool = False) -> str:
+    """The name under which a pair's field is handed in, without suffix: modalities are left out in 2020's format (half), and where they are
+    0000 and 0001."""
+    long, short = learn2reg_names(fixed, moving)
+    return short if half or (learn2reg_case(fixed)[1], learn2reg_case(moving)[1]) == ("0000", "0001") else long
+
+
 def write_learn2reg(path: str | os.PathLike[str], transform: Transform, fixed_grid: Grid, moving_grid: Grid, *, half: bool = False) -> None:
     """Write a transform, fixed points to moving points, as Learn2Reg's displacement. The file appears whole or not at all.
 
