@@ -7,6 +7,7 @@ from regkit.commands.apply import Apply
 from regkit.commands.demo import Demo
 from regkit.commands.doctor import Doctor
 from regkit.commands.eval import Eval
+from regkit.commands.models import Models
 from regkit.commands.register import Register
 
-VERBS = {"register": Register, "apply": Apply, "eval": Eval, "doctor": Doctor, "demo": Demo}
+VERBS = {"register": Register, "apply": Apply, "eval": Eval, "models": Models, "doctor": Doctor, "demo": Demo}
