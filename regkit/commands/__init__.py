@@ -9,5 +9,14 @@ from regkit.commands.doctor import Doctor
 from regkit.commands.eval import Eval
 from regkit.commands.models import Models
 from regkit.commands.register import Register
+from regkit.commands.train import Train
 
-VERBS = {"register": Register, "apply": Apply, "eval": Eval, "models": Models, "doctor": Doctor, "demo": Demo}
+VERBS = {
+    "register": Register,
+    "apply": Apply,
+    "eval": Eval,
+    "models": Models,
+    "train": Train,
+    "doctor": Doctor,
+    "demo": Demo,
+}

@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from regkit.errors import UsageError
+from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.lapirn import LapIRN
+from regkit.models.voxelmorph import VoxelMorph
 
-NETWORKS: dict[str, type[nn.Module]] = {"lapirn": LapIRN}
+NETWORKS: dict[str, type[nn.Module]] = {"lapirn": LapIRN, "conditional-lapirn": ConditionalLapIRN, "voxelmorph": VoxelMorph}
 
 
 def build(name: str, options: Mapping[str, Any]) -> nn.Module:

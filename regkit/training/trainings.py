@@ -1,0 +1,30 @@
+"""What `regkit train` can train, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from regkit.errors import UsageError
+from regkit.training.lapirn import LapIRNTask, LapIRNTraining
+from regkit.training.registration import RegistrationTask
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network's configuration, and the task that it makes of data."""
+
+    config: Callable[[], Any]
+    task: Callable[..., RegistrationTask]
+
+
+TRAININGS = {"lapirn": Training(LapIRNTraining, LapIRNTask)}
+
+
+def training(name: str) -> Training:
+    """The training called `name`. Raises UsageError for a name that there is not."""
+    if name not in TRAININGS:
+        near = get_close_matches(name, TRAININGS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown network {name}; {hint}there are {', '.join(TRAININGS)}")
+    return TRAININGS[name]
