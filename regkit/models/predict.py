@@ -74,7 +74,7 @@ class Predictor:
     def predict(self, view: View, affine: Affine) -> Motion:
         """The network's displacement, on its frame.
 
-        Raises InputError where the network sees nothing of a scan, or gives no numbers.
+        Raises InputError where the network sees nothing of a scan, cannot take what it sees, or gives no numbers.
         """
         seen = {"fixed": see(view.fixed, view.frame), "moving": see(view.moving, view.frame, affine)}
         for name, image in seen.items():
@@ -83,8 +83,11 @@ class Predictor:
                     f"{name}: nothing of it lies in the frame that model {self.name} sees (alignment: {self.input.align}); "
                     'set model.align = "masses" or "affine" in the configuration'
                 )
-        with torch.autocast("cpu", enabled=False):  # whatever the caller's: positions need float32
-            displacement = self.network(*seen.values(), **self.options)
+        try:
+            with torch.autocast("cpu", enabled=False):  # whatever the caller's: positions need float32
+                displacement = self.network(*seen.values(), **self.options)
+        except ValueError as error:  # how networks refuse images
+            raise InputError(f"model {self.name} cannot take these scans: {error}") from error
         if not bool(displacement.isfinite().all()):
             raise InputError(f"model {self.name} gave a displacement with NaN or infinity for these scans; its weights cannot be used")
         return Motion(affine, view.frame, displacement)

@@ -64,9 +64,9 @@ def load_model(source: str | Path) -> tuple[torch.nn.Module, Card]:
     Raises UsageError for a name that there is not, InputError for a file that cannot be used.
     """
     path = find(source)
+    card = load_card(path)
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    card = load_card(path)
     network = build(card.network, card.options)
     try:
         network.load_state_dict(tensors, strict=True)

@@ -5,6 +5,7 @@ Most networks here are told their answer, so that what is tested is all that sur
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from regkit import ops
 from regkit.cli import main
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, DisplacementField, Grid, Image, read_image, resample, total_displacement, write_image
-from regkit.models import LapIRN, networks, weights
+from regkit.models import ConditionalLapIRN, LapIRN, networks, weights
 from regkit.models.input import NetworkInput
 from regkit.models.weights import Card, save_model
 from regkit.registration import Config, ModelStage, RefineStage, Result, register
@@ -40,18 +41,10 @@ class Told(torch.nn.Module):
         return Told.answer(fixed.shape[2:]) if callable(Told.answer) else Told.answer
 
 
-class Chosen(Told):
-    """A network with a choice of smoothness."""
-
-    def forward(self, fixed, moving, smoothness: float = 0.5):
-        Told.given = {"smoothness": smoothness}
-        return torch.zeros(1, self.dims, *fixed.shape[2:])
-
-
 @pytest.fixture(autouse=True)
 def more_networks(monkeypatch):
     monkeypatch.setattr(Told, "answer", None)
-    monkeypatch.setattr(networks, "NETWORKS", networks.NETWORKS | {"told": Told, "chosen": Chosen})
+    monkeypatch.setattr(networks, "NETWORKS", networks.NETWORKS | {"told": Told})
     monkeypatch.setattr(weights, "NETWORKS", networks.NETWORKS)
 
 
@@ -60,7 +53,7 @@ def told(tmp_path):
     """Writes the weights of a network and says where."""
 
     def write(network=None, name: str = "told", **card):
-        network = network or {"told": Told, "chosen": Chosen}[name]()
+        network = network or Told()
         card = {"network": name, "options": {"dims": network.dims}} | card
         return save_model(tmp_path / "weights.safetensors", network, Card(**card))
 
@@ -135,12 +128,21 @@ def test_a_frame_smaller_than_the_scan(told):
     assert consistency(result, pair.points()) < 0.3  # of 4 mm voxels: the inverse lies on the frame too
 
 
-def test_padding_is_no_warning(told):
-    pair = make_pair(grid_at((18, 22, 26), 4.0), grid_at((20, 20, 20), 4.0), Affine.identity(3))
-    Told.answer = lambda shape: torch.zeros(1, 3, *shape)
+def test_padding_and_voxels_that_are_no_cubes(told):
+    """The scan's own voxels, padded to the network's multiple: no warning, and an axis's displacement counts in its own voxels."""
+    pair = make_pair(grid_at((18, 22, 26), (4.0, 3.0, 5.0), (20, 10, -30)), grid_at((20, 20, 20), 4.0), Affine.identity(3))
+    shift = np.array([0.5, -1.0, 0.25])
+    Told.answer = lambda shape: torch.tensor(shift, dtype=torch.float32).reshape(1, 3, 1, 1, 1).repeat(1, 1, *shape)
     result = register(pair.fixed, pair.moving, model=told())
     assert Told.given["fixed"].shape[2:] == (20, 24, 28) and not result.record.warnings
-    np.testing.assert_allclose(result.moved.data, resample(pair.moving, pair.fixed.grid, labels=False).data, atol=1e-3)
+    points = pair.points(share=0.5)
+    wanted = pair.fixed.grid.to_world(pair.fixed.grid.to_index(points) + shift)
+    np.testing.assert_allclose(result.transform.apply(points), wanted, atol=1e-4)
+    by_hand = resample(
+        pair.moving, pair.fixed.grid, Affine(np.block([[np.eye(3), (wanted - points)[:1].T], [np.zeros(3), 1]])), labels=False
+    )
+    inside = (slice(3, -3),) * 3
+    np.testing.assert_allclose(result.moved.data[inside], by_hand.data[inside], atol=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +193,15 @@ def test_folds_are_kept_and_said_unless_unwanted(small, told):
 
 
 def test_in_two_dimensions_and_with_a_choice_of_smoothness(pair2d, told):
-    path = told(Chosen(dims=2), "chosen", input=NetworkInput(shape=(96, 80)))
-    register(pair2d.fixed, pair2d.moving, model=path)
-    assert Told.given == {"smoothness": 0.5}
-    result = register(pair2d.fixed, pair2d.moving, model=path, smoothness=0.0)
-    assert Told.given == {"smoothness": 0.0} and result.config.model.smoothness == 0.0
+    torch.manual_seed(0)
+    options = {"levels": 2, "start_channels": 1, "dims": 2}
+    path = told(ConditionalLapIRN(**options), "conditional-lapirn", options=options, input=NetworkInput(shape=(96, 80)))
+    points = pair2d.points()
+    default, *chosen = (register(pair2d.fixed, pair2d.moving, model=path, smoothness=value) for value in (None, 0.0, 0.5, 1.0))
+    found = [result.transform.apply(points) for result in chosen]
+    np.testing.assert_array_equal(found[1], default.transform.apply(points))
+    assert min(np.abs(a - b).max() for a, b in combinations(found, 2)) > 0.01
+    assert chosen[0].config.model.smoothness == 0.0 and default.config.model.smoothness is None
 
 
 @pytest.mark.parametrize("stage", [ModelStage(), ModelStage("hippocampus", "masses", 0.25, True, True)])
@@ -262,7 +268,8 @@ def test_the_lapirn_is_the_one_that_was_saved(small, lapirn_run):
     torch.manual_seed(0)
     network = LapIRN(levels=2, start_channels=1, range_flow=0.05)
     _, folder = lapirn_run
-    result = register(small.fixed, small.fixed, model=folder / "tiny.safetensors")
+    result, again = (register(small.fixed, small.fixed, model=folder / "tiny.safetensors") for _ in range(2))
+    np.testing.assert_array_equal(result.moved.data, again.moved.data)
     low, high = small.fixed.data.min(), small.fixed.data.max()
     image = torch.zeros(1, 1, 32, 28, 32)
     image[..., 1:31] = torch.from_numpy((small.fixed.data - low) / (high - low))
@@ -328,6 +335,10 @@ def test_a_network_that_sees_nothing_or_gives_nan(small, told):
     assert (
         register(small.fixed, away, config=Config(model=ModelStage(str(told()), align="masses"))).record.metrics["similarity_after"] > 0.2
     )
+
+
+def refuse(shape):
+    raise ValueError("too small")
 
 
 def test_models_are_listed(told, monkeypatch, capsys):
