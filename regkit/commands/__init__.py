@@ -4,6 +4,7 @@ Nothing heavy is imported at the top of these files: `regkit --help` reads them 
 """
 
 from regkit.commands.apply import Apply
+from regkit.commands.data import Data
 from regkit.commands.demo import Demo
 from regkit.commands.doctor import Doctor
 from regkit.commands.eval import Eval
@@ -17,6 +18,7 @@ VERBS = {
     "eval": Eval,
     "models": Models,
     "train": Train,
+    "data": Data,
     "doctor": Doctor,
     "demo": Demo,
 }

@@ -46,6 +46,8 @@ class Register:
     """TOML file whose keys replace fields of the preset (see --print-config)."""
     header: Literal["auto", "sform", "qform"] = "auto"
     """NIfTI geometry to trust; auto refuses files whose sform and qform disagree."""
+    learn2reg: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Also write the displacement into DIR, named and built as Learn2Reg's evaluation takes it."""
     print_config: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print the configuration as TOML, as --config reads it, and stop."""
     quiet: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -78,6 +80,11 @@ class Register:
         from regkit.registration.save import check_output, save_result
 
         check_output(self.out)
+        if self.learn2reg is not None:
+            from regkit.geometry.learn2reg import learn2reg_name
+
+            check_output(self.learn2reg)
+            learn2reg_name(self.fixed, self.moving)  # a scan that Learn2Reg has no name for is refused before the work
         from regkit.registration import register
 
         with progress(self.quiet) as callback:
@@ -95,6 +102,8 @@ class Register:
             )
             callback("write", 0.0)
             save_result(result, self.out)
+            if self.learn2reg is not None:
+                result.save(self.learn2reg, format="l2r")
             callback("write", 1.0)
         if not self.quiet:
             from regkit.commands.summary import summary

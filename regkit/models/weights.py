@@ -17,6 +17,7 @@ import torch
 from regkit.errors import InputError, UsageError
 from regkit.geometry import atomic_path
 from regkit.models.input import NetworkInput
+from regkit.models.layers import load_strictly
 from regkit.models.networks import NETWORKS, build
 from regkit.registration.toml import override
 
@@ -67,13 +68,11 @@ def load_model(source: str | Path) -> tuple[torch.nn.Module, Card]:
     card = load_card(path)
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-    network = build(card.network, card.options)
     try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights are not those of {card.network} with {card.options}: {' '.join(str(error).split())}"
-        ) from None
+        network = build(card.network, card.options)
+        load_strictly(network, tensors)
+    except (UsageError, ValueError) as error:
+        raise InputError(f"{path}: its weights are not those of {card.network} with {card.options}: {error}") from None
     return network.eval(), card
 
 
@@ -102,13 +101,16 @@ def read_card(metadata: Mapping[str, str], path: Path) -> Card:
         raise InputError(f"{path} holds no model card; give a .safetensors that regkit train wrote")
     if metadata.get("regkit") != FORMAT:
         raise InputError(f"{path} has format {metadata.get('regkit')}, and this regkit reads {FORMAT}; take a newer regkit")
-    values = json.loads(metadata["card"])
-    if values.get("network") not in NETWORKS:
-        raise InputError(f"{path} is of network {values.get('network')!r}; this regkit has {', '.join(NETWORKS)}")
-    seen = values.pop("input", {})
-    for table in (seen, seen.get("intensity", {})):  # as TOML has it: JSON's null is an unset option
-        table.update({key: "none" for key, value in table.items() if value is None})
-    return Card(**values, input=override(NetworkInput(), seen, str(path)))
+    try:
+        values = json.loads(metadata["card"])
+        if values.get("network") not in NETWORKS:
+            raise InputError(f"{path} is of network {values.get('network')!r}; this regkit has {', '.join(NETWORKS)}")
+        seen = values.pop("input", {})
+        for table in (seen, seen.get("intensity", {})):  # as TOML has it: JSON's null is an unset option
+            table.update({key: "none" for key, value in table.items() if value is None})
+        return Card(**values, input=override(NetworkInput(), seen, "input"))
+    except (ValueError, AttributeError, TypeError, UsageError) as error:  # not JSON, not tables, or not a card's
+        raise InputError(f"{path} holds a model card that cannot be read: {error}") from None
 
 
 def shipped() -> dict[str, Path]:
