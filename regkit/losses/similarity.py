@@ -31,6 +31,7 @@ def similarity_pyramid(fixed: torch.Tensor, warped: torch.Tensor, *, windows: Se
     total = fixed.new_zeros(())
     for i, window in enumerate(windows):
         if i:
-            fixed, warped = (pool(image, 3, 2, 1, count_include_pad=False) for image in (fixed, warped))
+            wide = torch.promote_types(fixed.dtype, torch.float32)  # halves are not pooled on a CPU, and would be rounded elsewhere
+            fixed, warped = (pool(image.to(wide), 3, 2, 1, count_include_pad=False) for image in (fixed, warped))
         total = total + lncc_loss(fixed, warped, window=window, eps=eps) / 2**i
     return total

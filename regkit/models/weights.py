@@ -5,7 +5,8 @@ must be given, and where it came from: data, licence, training configuration, me
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from regkit.errors import InputError, UsageError
 from regkit.geometry import atomic_path
 from regkit.models.input import NetworkInput
+from regkit.models.layers import load_strictly
 from regkit.models.networks import NETWORKS, build
 from regkit.registration.toml import override
 
@@ -62,24 +64,35 @@ def load_model(source: str | Path) -> tuple[torch.nn.Module, Card]:
     source: a weights file, or the name of a model that regkit brings (see `shipped`).
     Raises UsageError for a name that there is not, InputError for a file that cannot be used.
     """
+    path = find(source)
+    card = load_card(path)
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        network = build(card.network, card.options)
+        load_strictly(network, tensors)
+    except (UsageError, ValueError) as error:
+        raise InputError(f"{path}: its weights are not those of {card.network} with {card.options}: {error}") from None
+    return network.eval(), card
+
+
+def load_card(source: str | Path) -> Card:
+    """The card of a weights file or a shipped model. Raises as `load_model` does."""
+    path = find(source)
+    with _opened(path) as file:
+        return read_card(file.metadata() or {}, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file for safetensors' reader. Raises InputError when it is not one."""
     from safetensors import SafetensorError, safe_open
 
-    path = find(source)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            yield file
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a weights file ({error}); give a .safetensors that regkit train wrote") from None
-    card = read_card(metadata, path)
-    network = build(card.network, card.options)
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights are not those of {card.network} with {card.options}: {' '.join(str(error).split())}"
-        ) from None
-    return network.eval(), card
 
 
 def read_card(metadata: Mapping[str, str], path: Path) -> Card:
@@ -88,13 +101,16 @@ def read_card(metadata: Mapping[str, str], path: Path) -> Card:
         raise InputError(f"{path} holds no model card; give a .safetensors that regkit train wrote")
     if metadata.get("regkit") != FORMAT:
         raise InputError(f"{path} has format {metadata.get('regkit')}, and this regkit reads {FORMAT}; take a newer regkit")
-    values = json.loads(metadata["card"])
-    if values.get("network") not in NETWORKS:
-        raise InputError(f"{path} is of network {values.get('network')!r}; this regkit has {', '.join(NETWORKS)}")
-    seen = values.pop("input", {})
-    for table in (seen, seen.get("intensity", {})):  # as TOML has it: JSON's null is an unset option
-        table.update({key: "none" for key, value in table.items() if value is None})
-    return Card(**values, input=override(NetworkInput(), seen, str(path)))
+    try:
+        values = json.loads(metadata["card"])
+        if values.get("network") not in NETWORKS:
+            raise InputError(f"{path} is of network {values.get('network')!r}; this regkit has {', '.join(NETWORKS)}")
+        seen = values.pop("input", {})
+        for table in (seen, seen.get("intensity", {})):  # as TOML has it: JSON's null is an unset option
+            table.update({key: "none" for key, value in table.items() if value is None})
+        return Card(**values, input=override(NetworkInput(), seen, "input"))
+    except (ValueError, AttributeError, TypeError, UsageError) as error:  # not JSON, not tables, or not a card's
+        raise InputError(f"{path} holds a model card that cannot be read: {error}") from None
 
 
 def shipped() -> dict[str, Path]:
