@@ -9,6 +9,7 @@ import pytest
 
 from regkit.cli import main
 from regkit.geometry import Grid, Image, Points, read_image, write_image, write_points
+from regkit.training.lapirn import LapIRNTraining
 from tests.data.conftest import blobs
 
 
@@ -152,6 +153,8 @@ def test_the_frame_of_a_configuration(folder, capsys):
         inside = (data - data.min()) / (data.max() - data.min()) > 0.02
         assert case["cut"] == pytest.approx(1 - inside[3:11, 2:10, 1:9].sum() / inside.sum(), abs=0.01)
     assert "cuts off more than 1 % of the foreground of scan0, scan1" in found["notes"][0]
+    whole = look(capsys, path, "--network", "lapirn")[1]["frame"]["shape"]
+    assert whole == [-(-n // LapIRNTraining().multiple) * LapIRNTraining().multiple for n in (14, 12, 10)] != [14, 12, 10]
     (folder / "c.toml").write_text("[input]\nspacng_mm = 1.0\n")
     code, _, errors = look(capsys, path, "--config", str(folder / "c.toml"))
     assert code == 2 and "unknown key input.spacng_mm; did you mean input.spacing_mm?" in errors[0]
