@@ -58,8 +58,9 @@ def prepare(scan: Image, labels: Image | None, options: NetworkInput) -> Prepare
     """The whole scan, its intensities scaled, on a grid of the network's voxel size around the same centre."""
     spacing = options.spacing_mm if options.spacing_mm is not None else np.asarray(scan.grid.spacing) * options.shrink
     grid = covering(scan.grid, np.broadcast_to(np.asarray(spacing, dtype=np.float64), (scan.ndim,)))
-    image = smooth_resample(normalise(scan, options.intensity), grid, labels=False, padding="border")
-    return Prepared(image, None if labels is None else replace(resample(labels, grid, labels=True), name=labels.name))
+    # `grid=grid`: what is resampled onto a grid that it matches up to a header's rounding keeps its own.
+    image = replace(smooth_resample(normalise(scan, options.intensity), grid, labels=False, padding="border"), grid=grid)
+    return Prepared(image, None if labels is None else replace(resample(labels, grid, labels=True), grid=grid, name=labels.name))
 
 
 def covering(grid: Grid, spacing: np.ndarray) -> Grid:

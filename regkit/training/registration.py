@@ -101,8 +101,9 @@ def measure(pair: ValidationPair, u: torch.Tensor) -> dict[str, float]:
 
 
 def warp_labels(labels: Image, u: torch.Tensor) -> np.ndarray:
-    """A label map pulled by a displacement that counts in its voxels, nearest neighbour, 0 outside."""
-    return ops.warp_labels(torch.from_numpy(np.ascontiguousarray(labels.data))[None, None], u)[0, 0].numpy()
+    """A label map pulled by a displacement that counts in its voxels: nearest neighbour, 0 outside, as `regkit.geometry.resample` does."""
+    source = torch.from_numpy(np.ascontiguousarray(labels.data))[None, None]
+    return ops.warp_labels(source, u, padding="extent")[0, 0].numpy()
 
 
 def summary(found: list[dict[str, float]]) -> dict[str, float]:

@@ -42,14 +42,13 @@ def start(
     """
     device = pick_device(config.loop.device)
     with joined(device) as world:
+        cases = read_manifest(manifest)  # before there is a directory
         _led(world, lambda: open_run(run, config, manifest, resume))
         cache = manifest.absolute().parent / CACHE if cache is None else cache
 
         def prepare() -> Datasets:
             with progress() as told:
-                return datasets(
-                    read_manifest(manifest), config.data, multiple=config.multiple, seed=config.loop.seed, cache_dir=cache, progress=told
-                )
+                return datasets(cases, config.data, multiple=config.multiple, seed=config.loop.seed, cache_dir=cache, progress=told)
 
         data = _led(world, prepare) or prepare()  # the leader fills the cache, and the others read it
         dims = len(data.train.shape)
