@@ -3,7 +3,7 @@
 So a run that goes on from a checkpoint, on another number of workers or machines, sees what it would have seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -154,12 +154,17 @@ def _changed(out: Grid, scan: Grid, frame: Grid, affine: Affine | None, change: 
 
 
 def common_shape(scans: PreparedScans, cases: Sequence[Case], options: NetworkInput, multiple: int) -> tuple[int, ...]:
-    """The shape of the network's frame for all cases: the configured one, else the largest prepared scan's along each axis, padded to the
+    """The shape of the network's frame for all cases; see `frame_shape`."""
+    return frame_shape((scans[case].grid.shape for case in cases), options, multiple)
+
+
+def frame_shape(shapes: Iterable[Sequence[int]], options: NetworkInput, multiple: int) -> tuple[int, ...]:
+    """One shape for the frames of prepared scans of these shapes: the configured one, else the largest along each axis, padded to the
     multiple that the network needs.
 
     Raises UsageError where the configured shape is no such multiple, InputError where 2-D and 3-D scans are mixed.
     """
-    shapes = {scans[case].grid.shape for case in cases}
+    shapes = {tuple(shape) for shape in shapes}
     if len({len(shape) for shape in shapes}) != 1:
         raise InputError("the manifest mixes 2-D and 3-D scans; make one manifest of each")
     dims = len(next(iter(shapes)))

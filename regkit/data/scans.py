@@ -20,7 +20,7 @@ from regkit.registration.affine import mass_center
 from regkit.registration.prepare import Scan
 from regkit.registration.progress import Progress, silent
 
-FORMAT = 1  # of the files in the cache, part of their names
+FORMAT = 2  # of the files in the cache, part of their names
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class PreparedCase:
     """A prepared scan and what belongs to it, as tensors that lie in the cache's files: (1, C, *shape), to be read only."""
 
     case: Case
+    source: Grid
+    """The scan's own grid, that of its file."""
     grid: Grid
+    """The prepared scan's."""
     image: torch.Tensor
     """(1, 1, *grid.shape) float32, 0..1."""
     maps: torch.Tensor | None
@@ -153,6 +156,7 @@ class PreparedScans:
         image, mass = tensors["image"], tensors.get("mass")
         return PreparedCase(
             case=case,
+            source=Grid(notes["source"], tensors["source"].numpy()),
             grid=Grid(image.shape[2:], tensors["affine"].numpy()),
             image=image,
             maps=tensors.get("maps"),
@@ -171,7 +175,9 @@ class PreparedScans:
         coarse = labels if self.label_scale == 1 else None
         prepared = prepare(scan, coarse, self.options)
         grid = prepared.image.grid
-        tensors = {"image": torch.from_numpy(prepared.image.data)[None, None], "affine": torch.from_numpy(grid.affine.copy())}
+        affines = {"affine": grid.affine, "source": scan.grid.affine}
+        tensors = {name: torch.from_numpy(affine.copy()) for name, affine in affines.items()}
+        tensors["image"] = torch.from_numpy(prepared.image.data)[None, None]
         maps = {} if prepared.labels is None else {"labels": prepared.labels.data}
         values = prepared.labels
         if labels is not None and coarse is None:
@@ -184,7 +190,7 @@ class PreparedScans:
             tensors["maps"] = torch.from_numpy(np.stack([data.astype(dtype) for data in maps.values()]))[None]
         if self.options.align == "masses":
             tensors["mass"] = torch.from_numpy(mass_center(Scan(prepared.image, None)))
-        notes = {"channels": list(maps), "values": [], "lowest": 0, "name": case.name}
+        notes = {"channels": list(maps), "values": [], "lowest": 0, "name": case.name, "source": scan.grid.shape}
         if values is not None:
             notes |= {"values": wanted_labels(values.data, None), "lowest": int(values.data.min())}
         return tensors, notes

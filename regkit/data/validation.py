@@ -31,6 +31,8 @@ class ValidationPair:
     frame: Grid
     affine: Affine
     """Fixed world to moving world, before the network."""
+    scan_grids: tuple[Grid, Grid]
+    """Of the fixed and the moving label map; where there are none, of the scans in their files."""
     fixed_labels: Image | None
     moving_labels: Image | None
     fixed_points: Points | None
@@ -40,9 +42,9 @@ class ValidationPair:
         """Fixed world to moving world, of the network's displacement (1, D, *frame.shape) in voxels of the frame."""
         return frame_transform(displacement, self.frame, self.affine)
 
-    def label_displacement(self, displacement: torch.Tensor) -> torch.Tensor:
-        """(1, D, *fixed_labels.grid.shape): voxels of the fixed label map to voxels of the moving one, for ops.warp_labels."""
-        return to_scan_grid(displacement, self.frame, self.fixed_labels.grid, self.moving_labels.grid, self.affine)
+    def scan_displacement(self, displacement: torch.Tensor) -> torch.Tensor:
+        """(1, D, *scan_grids[0].shape): voxels of the fixed grid to voxels of the moving one, of the network's displacement."""
+        return to_scan_grid(displacement, self.frame, *self.scan_grids, self.affine)
 
 
 class ValidationPairs(Dataset):
@@ -80,6 +82,7 @@ class ValidationPairs(Dataset):
         fixed, moving = self.pairs[n]
         grid, affine = self.scans.frame(fixed, self.shape, self.multiple), self.scans.alignment(fixed, moving)
         both = bool(fixed.label and moving.label)
+        labels = (read_labels(fixed), read_labels(moving)) if both else (None, None)
         marked = bool(fixed.landmarks and moving.landmarks)
         return ValidationPair(
             fixed_case=fixed,
@@ -88,8 +91,9 @@ class ValidationPairs(Dataset):
             moving=see_case(self.scans[moving], grid, affine)["image"],
             frame=grid,
             affine=affine,
-            fixed_labels=read_labels(fixed) if both else None,
-            moving_labels=read_labels(moving) if both else None,
+            scan_grids=tuple(self.scans[case].source if map is None else map.grid for case, map in zip((fixed, moving), labels)),
+            fixed_labels=labels[0],
+            moving_labels=labels[1],
             fixed_points=read_landmarks(fixed) if marked else None,
             moving_points=read_landmarks(moving) if marked else None,
         )

@@ -5,7 +5,8 @@ must be given, and where it came from: data, licence, training configuration, me
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -63,22 +64,35 @@ def load_model(source: str | Path) -> tuple[torch.nn.Module, Card]:
     source: a weights file, or the name of a model that regkit brings (see `shipped`).
     Raises UsageError for a name that there is not, InputError for a file that cannot be used.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = find(source)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a weights file ({error}); give a .safetensors that regkit train wrote") from None
-    card = read_card(metadata, path)
+    card = load_card(path)
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     try:
         network = build(card.network, card.options)
         load_strictly(network, tensors)
     except (UsageError, ValueError) as error:
         raise InputError(f"{path}: its weights are not those of {card.network} with {card.options}: {error}") from None
     return network.eval(), card
+
+
+def load_card(source: str | Path) -> Card:
+    """The card of a weights file or a shipped model. Raises as `load_model` does."""
+    path = find(source)
+    with _opened(path) as file:
+        return read_card(file.metadata() or {}, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file for safetensors' reader. Raises InputError when it is not one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a weights file ({error}); give a .safetensors that regkit train wrote") from None
 
 
 def read_card(metadata: Mapping[str, str], path: Path) -> Card:

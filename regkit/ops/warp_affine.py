@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from regkit import reference
-from regkit.ops import check
-from regkit.ops.backends import register
+from regkit.ops import check, native
+from regkit.ops.backends import register, triton_kernel
 from regkit.ops.warp import PADDINGS
 from regkit.ops.warp_labels import integers
 
@@ -78,5 +78,30 @@ def _fake_nearest(labels, matrix, size, padding):
     return labels.new_empty((*labels.shape[:2], *size))
 
 
-register("warp_affine", reference=reference.warp_affine)
-register("warp_affine_nearest", reference=reference.warp_affine_nearest)
+def _cpp(image, matrix, size, padding, fill):
+    source, matrices = image.contiguous(), matrix.double().contiguous()
+    out = source.new_empty((*image.shape[:2], *size))
+    native.function("warp_affine", image.dtype)(*_call(source, matrices, out), padding, fill, torch.get_num_threads())
+    return out
+
+
+def _cpp_nearest(labels, matrix, size, padding):
+    source, matrices = labels.contiguous(), matrix.double().contiguous()
+    out = source.new_empty((*labels.shape[:2], *size))
+    launch = getattr(native.extension(), f"warp_affine_nearest_{8 * labels.element_size()}")
+    launch(*_call(source, matrices, out), padding, torch.get_num_threads())
+    return out
+
+
+def _call(source: torch.Tensor, matrices: torch.Tensor, out: torch.Tensor) -> tuple:
+    addresses = map(native.address, (source, matrices, out))
+    return *addresses, matrices.shape[1], *source.shape[:2], native.sizes(source.shape[2:]), native.sizes(out.shape[2:])
+
+
+register("warp_affine", reference=reference.warp_affine, cpp=_cpp, triton=triton_kernel("warp_affine", "warp_affine"))
+register(
+    "warp_affine_nearest",
+    reference=reference.warp_affine_nearest,
+    cpp=_cpp_nearest,
+    triton=triton_kernel("warp_affine", "warp_affine_nearest"),
+)

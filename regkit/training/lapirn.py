@@ -17,7 +17,8 @@ from torch import nn
 from regkit import losses, ops
 from regkit.data.config import DataConfig, Datasets
 from regkit.errors import UsageError
-from regkit.models.lapirn import LapIRN, LevelFields, to_size
+from regkit.models.fields import LevelFields, to_size
+from regkit.models.lapirn import LapIRN
 from regkit.models.layers import halved
 from regkit.training.config import Loop
 from regkit.training.registration import About, RegistrationTask
@@ -35,6 +36,7 @@ class LapIRNNetwork:
     diffeomorphic: bool = False
     range_flow: float = 0.4
     dims: int = 3
+    lite: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class About:
 class RegistrationTask(Task):
     """A network that maps (fixed, moving) to a displacement, learning from pairs of scans.
 
-    Validation pairs are scored as regkit eval scores a registration: Dice (nearest neighbour) and landmark error on the fixed scan's own
-    grid; SDlogJ and folds of the whole transform there.
+    Validation pairs are scored as regkit eval scores a registration: Dice (nearest neighbour) on the fixed label map's own grid, landmark
+    error in mm, SDlogJ and folds of the whole transform on that grid (without labels, on the network's frame).
     """
 
     def __init__(self, kind: str, network: nn.Module, options: Mapping[str, Any], data: Datasets, config: Any, about: About):
@@ -87,9 +87,10 @@ class RegistrationTask(Task):
 def measure(pair: ValidationPair, u: torch.Tensor) -> dict[str, float]:
     """The scores of a displacement (1, D, *frame) on a pair's own scans: dice (mean over the fixed map's labels), tre_mm, sdlogj, folds."""
     u, scores = u.float().cpu(), {}
-    grids = pair.scan_grids
+    labelled = pair.fixed_labels is not None
+    grids = (pair.fixed_labels.grid, pair.moving_labels.grid) if labelled else (pair.frame, pair.frame)
     whole = to_scan_grid(u, pair.frame, *grids, pair.affine)
-    if pair.fixed_labels is not None:
+    if labelled:
         moved = warp_labels(pair.moving_labels, whole)
         scores["dice"] = float(np.mean(list(dice(pair.fixed_labels, Image(moved, grids[0])).values())))
     if pair.fixed_points is not None:
