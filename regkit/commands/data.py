@@ -58,7 +58,7 @@ class Data:
 
             console = Console(highlight=False)
             for part in drawn(report):
-                console.print(part)
+                console.print(part, soft_wrap=isinstance(part, str))
         for problem in report.problems:
             print(f"regkit: {' '.join(problem.split())}", file=sys.stderr)
         return 0 if report.usable else InputError.exit_code

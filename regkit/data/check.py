@@ -97,18 +97,19 @@ def _split(members: list[Finding], manifest: Manifest, split: str, report: Repor
         )
     for what in ("label", "mask"):
         lacking = [case.name for case in cases if getattr(case, what) is None]
-        if 0 < len(lacking) < len(cases):
-            report.notes.append(f"{split}: {_some(lacking)} of {len(cases)} scans have no {what}, so that none is used in training")
+        if 0 < len(lacking) < len(cases) and (split == "train" or what == "label"):
+            use = "training uses them only where all scans have one" if split == "train" else "only pairs with two are measured"
+            report.notes.append(f"{split}: {len(lacking)} of {len(cases)} scans have no {what} ({_some(lacking)}); {use}")
     labels: dict[int, dict[str, int]] = defaultdict(lambda: {"cases": 0, "voxels": 0})
     for finding in members:
         for value, voxels in (finding.labels or {}).items():
             labels[value]["cases"] += 1
             labels[value]["voxels"] += voxels
     labelled = [finding for finding in members if finding.labels is not None]
-    for value, count in sorted(labels.items()):
-        if count["cases"] < len(labelled):
-            lacking = [finding.case.name for finding in labelled if value not in finding.labels]
-            report.notes.append(f"{split}: label {value} is missing in {_some(lacking)} of {len(labelled)} label maps")
+    rare = {value: count["cases"] for value, count in sorted(labels.items()) if count["cases"] < len(labelled)}
+    if rare:
+        told = _some(f"{value} ({count})" for value, count in rare.items())
+        report.notes.append(f"{split}: labels that not all {len(labelled)} label maps have, and how many do: {told}")
     return {
         "cases": len(cases),
         "groups": dict(Counter(case.group for case in cases)),

@@ -17,6 +17,7 @@ from regkit.data.scans import PreparedScans, read_labels, read_landmarks
 from regkit.errors import InputError
 from regkit.geometry import Affine, Composite, DisplacementField, Grid, Image, Points, total_displacement
 from regkit.models.input import NetworkInput
+from regkit.registration.field import extend
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ValidationPair:
 
     def transform(self, displacement: torch.Tensor) -> Composite:
         """Fixed world to moving world, of the network's displacement (1, D, *frame.shape) in voxels of the frame."""
-        return frame_transform(displacement, self.frame, self.affine)
+        return frame_transform(displacement, self.frame, self.affine, self.scan_grids[0])
 
     def scan_displacement(self, displacement: torch.Tensor) -> torch.Tensor:
         """(1, D, *scan_grids[0].shape): voxels of the fixed grid to voxels of the moving one, of the network's displacement."""
@@ -99,17 +100,19 @@ class ValidationPairs(Dataset):
         )
 
 
-def frame_transform(displacement: torch.Tensor, frame: Grid, affine: Affine) -> Composite:
+def frame_transform(displacement: torch.Tensor, frame: Grid, affine: Affine, fixed_grid: Grid) -> Composite:
     """Fixed world to moving world: x -> affine(x + v(x)), v being the displacement (1, D, *frame.shape) in voxels of the frame.
 
-    v is 0 outside the frame (ITK's rule).
+    Where the frame does not hold the whole fixed grid, the displacement fades out beyond it, as when the network registers.
     """
-    vectors = displacement[0].detach().float().cpu().numpy()
-    return Composite([affine, DisplacementField.from_voxels(vectors, frame)])
+    u = displacement.detach().float().cpu()
+    if not frame.contains(fixed_grid.corners).all():
+        u, frame = extend(u, frame, fixed_grid)
+    return Composite([affine, DisplacementField.from_voxels(u[0].numpy(), frame)])
 
 
 def to_scan_grid(displacement: torch.Tensor, frame: Grid, fixed_grid: Grid, moving_grid: Grid, affine: Affine) -> torch.Tensor:
     """A displacement in the network's frame, (1, D, *frame.shape) in its voxels, as one from voxels of the fixed grid to voxels of the
     moving grid: (1, D, *fixed_grid.shape) float32 on the displacement's device, with which the ops pull what lies on the moving grid."""
-    transform = frame_transform(displacement, frame, affine)
+    transform = frame_transform(displacement, frame, affine, fixed_grid)
     return total_displacement(transform, fixed_grid, moving_grid, device=displacement.device)

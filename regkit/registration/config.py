@@ -152,9 +152,7 @@ def with_model(config: Config, model: str | None = None, refine: bool | None = N
     config = replace(config, model=replace(config.model, **given))
     idle = {*given, *(name for name, value in vars(config.model).items() if value != getattr(ModelStage, name))}
     if config.model.source is None and idle:
-        raise UsageError(
-            f"options of a network without one: {', '.join(sorted(idle))}; name a model too (see regkit models)"
-        )
+        raise UsageError(f"options of a network without one: {', '.join(sorted(idle))}; name a model too (see regkit models)")
     return config
 
 

@@ -128,8 +128,8 @@ def _run(
         with _stage("refine", record, progress):
             start = motion if motion.grid == grid else motion.extended(scans[0].grid).on(grid)
             with torch.enable_grad():
-                displacement, curves = refine_field(fixed, moving, grid, affine, start.displacement, config, progress)
-            motion = Motion(affine, grid, displacement)
+                displacement, curves = refine_field(fixed, moving, grid, start.affine, start.displacement, config, progress)
+            motion = replace(start, displacement=displacement)
             record.curves |= {f"refine, {level}": values for level, values in curves.items()}
     with _stage("invert", record, progress):
         if unfold:
@@ -137,7 +137,7 @@ def _run(
         motion = motion.extended(scans[0].grid)
         if unfold:  # the folds of the seam
             motion = _unfolded(motion, None)
-        forward, backward = transforms(motion.displacement, motion.grid, affine)
+        forward, backward = transforms(motion.displacement, motion.grid, motion.affine)
     with _stage("measure", record, progress):
         moved = resample(scans[1], scans[0].grid, forward, labels=False)
         shown = motion if predictor is None else motion.on(grid)  # a frame may be mostly padding

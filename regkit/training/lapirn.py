@@ -4,8 +4,10 @@ Of level p out of L, the loss is (Mok & Chung, L2R 2020, Eq. 1)
 
     S_p + dice * (1 - Dice_p) + smoothness / 2^(L - p) * |grad u_p|^2 + folds * mean(max(0, -det))
 
-with the similarity pyramid S_p of p windows. As in the authors' code, the moving scan is sampled at full resolution at the level's voxels
-and compared with the fixed scan of the level, and the field's gradient is measured in half voxels (so that their smoothness 1 is ours).
+with the similarity pyramid S_p of p windows; the field's gradient is measured in half voxels, as in the authors' code (so that their
+smoothness 1 is ours). Fixed scan, moving scan and label maps are those of level p of their pyramids, as the paper has it. The authors' code
+samples the moving scan in full resolution instead, corners of the level's grid on corners of the scan's: but the halved fixed scan's voxel
+i lies on voxel 2 i, not on 2 i (n - 1/2) / (n - 1), so that scans of few voxels don't meet where they should (loss.original does that).
 """
 
 from collections.abc import Iterable
@@ -17,9 +19,10 @@ from torch import nn
 from regkit import losses, ops
 from regkit.data.config import DataConfig, Datasets
 from regkit.errors import UsageError
-from regkit.models.fields import LevelFields, to_size
+from regkit.models.fields import LevelFields
 from regkit.models.lapirn import LapIRN
 from regkit.models.layers import halved
+from regkit.models.networks import build
 from regkit.training.config import Loop
 from regkit.training.registration import About, RegistrationTask
 from regkit.training.task import Stage
@@ -48,6 +51,8 @@ class LapIRNLoss:
     smoothness: float = 1.0
     by_level: bool = True
     """smoothness / 2^(levels - level), as the paper has it; else the same on all levels, as the authors' code has it."""
+    original: bool = False
+    """Compare the levels' images as the authors' code does, not as their paper says; for training that is to repeat theirs."""
     dice: float = 1.0
     """Of the labels, where the manifest has them; 0: without labels."""
     folds: float = 0.0
@@ -93,9 +98,9 @@ class LapIRNTask(RegistrationTask):
 
     network: LapIRN
 
-    def __init__(self, config: LapIRNTraining, data: Datasets):
+    def __init__(self, config: LapIRNTraining, data: Datasets, kind: str = "lapirn"):
         options = asdict(config.network)
-        super().__init__("lapirn", LapIRN(**options), options, data, config, config.about)
+        super().__init__(kind, build(kind, options), options, data, config, config.about)
         self.stages = [Stage(f"level {n + 1}", count) for n, count in enumerate(config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:
@@ -108,42 +113,46 @@ class LapIRNTask(RegistrationTask):
     def displacement(self, fixed: torch.Tensor, moving: torch.Tensor, stage: int) -> torch.Tensor:
         """Of the levels trained so far, on the frame."""
         u = self.network.pyramid(fixed, moving, stage + 1)[-1].displacement
-        size = fixed.shape[2:]
-        factor = [whole / n for whole, n in zip(size, u.shape[2:])]
-        return ops.upsample(u, size, factor, [(f - 1) / 2 for f in factor], scale=factor)
+        return ops.upsample(u, fixed.shape[2:], self._factor(stage), scale=self._factor(stage))
+
+    def _factor(self, stage: int) -> int:
+        """Voxel i of this stage's level lies on voxel `factor` i of the frame."""
+        return 2 ** (len(self.network.levels) - 1 - stage)
+
+    def fields(self, fixed: torch.Tensor, moving: torch.Tensor, depth: int) -> tuple[LevelFields, float | torch.Tensor]:
+        """What the last of `depth` levels finds, and the weight of its smoothness."""
+        return self.network.pyramid(fixed, moving, depth)[-1], self.config.loss.smoothness
 
     def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
         weights, fixed, moving = self.config.loss, batch["fixed"], batch["moving"]
-        found = self.network.pyramid(fixed, moving, stage + 1)[-1]
-        below = self.network.multiple.bit_length() - 2 - stage  # how often this level's grid was halved
-        for _ in range(below):
+        found, smoothness = self.fields(fixed, moving, stage + 1)
+        factor = self._factor(stage)
+        for _ in range(factor.bit_length() - 1):
             fixed = halved(fixed)
+            moving = moving if weights.original else halved(moving)
         warped = ops.warp(moving, found.at(moving.shape[2:]), padding="border")
         terms = {"similarity": losses.similarity_pyramid(fixed, warped, windows=weights.windows[-(stage + 1) :])}
         if weights.smoothness:
-            terms["smoothness"] = losses.smoothness_loss(
-                found.regularised, weight=HALF_VOXELS * weights.smoothness, level=below, by_level=weights.by_level
-            )
+            level = factor.bit_length() - 1
+            energy = losses.smoothness_loss(found.regularised, weight=HALF_VOXELS, level=level, by_level=weights.by_level)
+            terms["smoothness"] = smoothness * energy
         if weights.dice and self.labels:
-            terms["dice"] = weights.dice * label_loss(found, batch["fixed_labels"], batch["moving_labels"], moving.shape[2:], self.labels)
+            maps = batch["fixed_labels"], batch["moving_labels"]
+            terms["dice"] = weights.dice * label_loss(found.displacement, *maps, batch["fixed"].shape[2:], factor, self.labels)
         if weights.folds:
             terms["folds"] = weights.folds * losses.fold_loss(found.displacement)
         return terms
 
 
-def label_loss(found: LevelFields, fixed: torch.Tensor, moving: torch.Tensor, frame: torch.Size, labels: tuple[int, ...]) -> torch.Tensor:
-    """1 - Dice at a level: the fixed map by nearest neighbour at the level's voxels, the moving one warped in full.
+def label_loss(
+    u: torch.Tensor, fixed: torch.Tensor, moving: torch.Tensor, frame: torch.Size, factor: int, labels: tuple[int, ...]
+) -> torch.Tensor:
+    """1 - Dice of a level whose voxel i lies on voxel `factor` i of the frame: the maps by nearest neighbour at the level's voxels.
 
-    Maps that are finer than the frame count in full at the finest level, where the field is brought to their grid; coarser levels take
-    every second (or so) of their voxels.
+    Maps that are finer than the frame count in full at the finest level, where the field is brought to their grid.
     """
     scale = fixed.shape[2] // frame[0]
-    u = found.displacement
-    if u.shape[2:] == frame and scale > 1:
+    if factor == 1 and scale > 1:
         return losses.dice_loss(fixed, moving, ops.upsample(u, fixed.shape[2:], scale, (scale - 1) / 2, scale=scale), labels=labels)
-    if scale > 1:
-        every = (..., *[slice(scale // 2, None, scale)] * len(frame))
-        fixed, moving = fixed[every].contiguous(), moving[every].contiguous()
-    if u.shape[2:] != frame:
-        fixed = ops.warp_labels(fixed, to_size(torch.zeros_like(u), frame), padding="border")
-    return losses.dice_loss(fixed, moving, found.at(frame), labels=labels)
+    every = (..., *[slice(scale // 2, None, scale * factor)] * len(frame))
+    return losses.dice_loss(fixed[every].contiguous(), moving[every].contiguous(), u, labels=labels)

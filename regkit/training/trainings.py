@@ -6,8 +6,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from regkit.errors import UsageError
+from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
 from regkit.training.lapirn import LapIRNTask, LapIRNTraining
 from regkit.training.registration import RegistrationTask
+from regkit.training.voxelmorph import VoxelMorphTask, VoxelMorphTraining
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,11 @@ class Training:
     task: Callable[..., RegistrationTask]
 
 
-TRAININGS = {"lapirn": Training(LapIRNTraining, LapIRNTask)}
+TRAININGS = {
+    "lapirn": Training(LapIRNTraining, LapIRNTask),
+    "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
+    "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
+}
 
 
 def training(name: str) -> Training:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from itertools import permutations
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,16 @@ from regkit.models.input import NetworkInput, frame, prepare, see
 from tests.data.conftest import blobs
 
 ALWAYS = AffineAugmentation(probability=1.0)
+
+
+class Recorded(AffineAugmentation):
+    """Keeps the matrices that it drew."""
+
+    drawn: ClassVar[list[torch.Tensor]] = []
+
+    def draw(self, size, generator):
+        self.drawn.append(super().draw(size, generator))
+        return self.drawn[-1]
 
 
 @pytest.fixture
@@ -136,24 +147,22 @@ def test_augmentation_is_one_matrix_for_image_and_labels(tmp_path):
 
 def test_augmentation_of_each_scan_or_of_both(make):
     """The matrix that is drawn, applied to the plain sample, gives the augmented one; the interior is compared, which no border cuts."""
-    drawn = []
-
-    class Recorded(AffineAugmentation):
-        def draw(self, size, generator):
-            drawn.append(super().draw(size, generator))
-            return drawn[-1]
-
-    plain = make()
+    drawn = Recorded.drawn
+    # aligned by shifts of whole voxels, so that plain samples are sharp
+    options = NetworkInput(align="centres")
+    plain = make(options=options)
     for jointly in (False, True):
         drawn.clear()
-        data = make(augmentation=Recorded(1.0, 10.0, 0.05, 0.0), jointly=jointly)
+        data = make(options=options, augmentation=Recorded(1.0, 10.0, 0.05, 0.0), jointly=jointly)
         sample, still = data[0], plain[0]
         assert len(drawn) == 2 and torch.equal(*drawn) == jointly
         for role, matrix in zip(("fixed", "moving"), drawn):
             moved = ops.warp_affine(still[role][None], matrix)[0]
             inside = (slice(None), *[slice(3, -3)] * 3)
             assert (moved - sample[role])[inside].abs().max() < 1e-4
-    rare = make(augmentation=AffineAugmentation(probability=0.0))
+    again = next(n for n in range(data.epoch, 2 * data.epoch) if data.cases(n) == data.cases(0))
+    assert not torch.equal(data[again]["fixed"], data[0]["fixed"])  # the same pair in the next epoch
+    rare = make(options=options, augmentation=AffineAugmentation(probability=0.0))
     assert same(rare[0], plain[0])
 
 
@@ -164,10 +173,15 @@ def test_finer_labels_lie_on_the_same_box(make):
     fixed = read_image(data.cases(0)[0].label).data
     inside = slice(2, 14) if fixed.shape[1] == 12 else slice(None)
     assert np.array_equal(sample["fixed_labels"][0, :, inside].numpy(), fixed)
-    turned = make(shapes=((16, 16, 16), (16, 12, 16)), options=NetworkInput(shrink=2.0), scale=2, augmentation=ALWAYS)[0]
-    image, labels = turned["fixed"][0], turned["fixed_labels"][0]
-    bright = torch.nn.functional.avg_pool3d((labels > 0).float()[None], 2)[0]  # onto the frame's voxels
-    assert torch.corrcoef(torch.stack([image.flatten(), bright.flatten()]))[0, 1] > 0.8
+    augmentation = Recorded(1.0, 10.0, 0.05, 0.08)
+    turned = make(shapes=((16, 16, 16), (16, 12, 16)), options=NetworkInput(shrink=2.0), scale=2, augmentation=augmentation)[0]
+    finer = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))  # frame voxel x is at 2 x + 0.5
+    finer[:3, 3] = 0.5
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3] = Recorded.drawn[-2]
+    matrix = (finer @ matrix @ finer.inverse())[:3]
+    _, wanted = ops.warp_affine(torch.zeros(1, 0, 16, 16, 16), matrix, labels=sample["fixed_labels"][None])
+    assert torch.equal(turned["fixed_labels"], wanted[0]) and not torch.equal(turned["fixed_labels"], sample["fixed_labels"])
 
 
 def test_wide_labels_have_one_dtype(write_cases, tmp_path):

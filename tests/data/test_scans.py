@@ -12,7 +12,7 @@ import torch
 import regkit.data.scans
 from regkit.data import PreparedScans, read_manifest
 from regkit.errors import InputError, UsageError
-from regkit.geometry import Grid, Image, read_image, resample, write_image
+from regkit.geometry import Affine, Grid, Image, read_image, resample, write_image
 from regkit.models.input import NetworkInput, alignment, prepare
 
 
@@ -97,16 +97,27 @@ def test_other_processes_get_no_copy(cases, tmp_path):
     assert maps is None or str(tmp_path / "cache") in maps
 
 
-@pytest.mark.parametrize("align", ["header", "centres", "masses", "affine"])
-def test_alignment_is_the_models_own_and_is_kept(cases, tmp_path, monkeypatch, align):
-    calls = []
+@pytest.mark.parametrize("align", ["header", "centres", "masses"])
+def test_alignment_is_the_models_own(cases, tmp_path, align):
     options = NetworkInput(align=align)
     scans = PreparedScans(cases, options, tmp_path / "cache")
     wanted = alignment(scans[cases[0]].prepared, scans[cases[1]].prepared, options)
-    monkeypatch.setattr(regkit.data.scans, "alignment", lambda *pair: calls.append(1) or alignment(*pair))
+    assert np.array_equal(scans.alignment(*cases).matrix, wanted.matrix)
+
+
+def test_affine_registrations_are_kept(cases, tmp_path, monkeypatch):
+    asked = []
+
+    def register(fixed, moving, options):
+        asked.append((fixed.image.name, moving.image.name))
+        return Affine(np.diag([1.1, 0.9, 1 / 3, 1.0]) if fixed.image.name == "case scan0" else np.eye(4))
+
+    monkeypatch.setattr(regkit.data.scans, "alignment", register)
     for _ in range(2):
-        assert np.array_equal(PreparedScans(cases, options, tmp_path / "cache").alignment(*cases).matrix, wanted.matrix)
-    assert len(calls) == {"masses": 0, "affine": 1}.get(align, 2)
+        scans = PreparedScans(cases, NetworkInput(align="affine"), tmp_path / "cache")
+        assert np.array_equal(scans.alignment(*cases).matrix, np.diag([1.1, 0.9, 1 / 3, 1.0]))
+        assert np.array_equal(scans.alignment(*cases[::-1]).matrix, np.eye(4))
+    assert asked == [("case scan0", "case scan1"), ("case scan1", "case scan0")]
 
 
 def test_labels_of_a_finer_grid(write_cases, tmp_path):

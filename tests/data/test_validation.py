@@ -52,6 +52,16 @@ def test_displacement_on_the_scans_grid_is_that_of_the_transform(dims):
     assert (carried[0, 0].numpy() == resample(labels, fixed, chain).data).mean() > 0.9999
 
 
+def test_beyond_the_frame_the_displacement_fades():
+    fixed = Grid.from_spacing((40, 32), 2.0)
+    frame = fixed.crop((14, 8), (26, 24))
+    u = torch.full((1, 2, *frame.shape), 3.0)
+    found = to_scan_grid(u, frame, fixed, fixed, Affine.identity(2))[0]
+    assert torch.allclose(found[:, 14:26, 8:24], u[0], atol=1e-5)
+    assert max(found.diff(dim=1).abs().max(), found.diff(dim=2).abs().max()) < 0.5  # no tear, which would be 3 voxels
+    assert found[:, [0, -1]].abs().max() < 0.5 and found.min() >= 0
+
+
 @pytest.fixture
 def manifest(write_cases, tmp_path):
     shapes = [(12, 10, 8), (10, 12, 8), (12, 12, 10), (10, 11, 9), (9, 11, 12)]
