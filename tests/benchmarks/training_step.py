@@ -12,6 +12,7 @@ authors of both networks do), by one convolution an axis, by average pooling.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ from regkit import losses, ops
 from regkit.data.random_field import smooth_random_field
 from regkit.models import LapIRN, VoxelMorph, lapirn, voxelmorph
 from tests.benchmarks import machine, measure, memory
-from tests.benchmarks.case import relative_rms
+from tests.benchmarks.case import Run, relative_rms
 from tests.benchmarks.peers import lncc, training
 
 EPS = 1e-5
 LABELS = 2
-TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}  # relative RMS of the gradients; a hundredth of it for the losses
+TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}  # relative RMS of the gradients; a tenth of it for the losses
 REGKIT = "regkit"
 
 
@@ -133,7 +134,7 @@ def made(name: str, size: tuple[int, ...], device: str, channels_last: bool) -> 
     network = NETWORKS[name][0](len(size)).to(device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last_3d if len(size) == 3 else torch.channels_last)
-    field = smooth_random_field(size, 3.0, np.random.default_rng(0), channels=2)
+    field = smooth_random_field(size, 1.5, np.random.default_rng(0), channels=2)
     images = (field - field.min()) / (field.max() - field.min())
     labels = (images * (LABELS + 1)).clamp_max(LABELS).to(torch.uint8)
     batch = {"fixed": images[:1], "moving": images[1:], "fixed_labels": labels[:1], "moving_labels": labels[1:]}
@@ -150,7 +151,7 @@ def checked(name: str, network: torch.nn.Module, batch: dict[str, torch.Tensor],
         if want is None:
             want = value, gradients
         tolerance = TOLERANCE[precision]
-        for what, got, ours, allowed in (("loss", value, want[0], tolerance / 100), ("gradient", gradients, want[1], tolerance)):
+        for what, got, ours, allowed in (("loss", value, want[0], tolerance / 10), ("gradient", gradients, want[1], tolerance)):
             if not (error := relative_rms(got, ours)) <= allowed:
                 raise RuntimeError(f"{name}, {precision}: the {what} of {label} is off by {error:.1e}, allowed {allowed:.1e}")
     return steps
@@ -159,16 +160,27 @@ def checked(name: str, network: torch.nn.Module, batch: dict[str, torch.Tensor],
 def figures(name: str, precision: str, options: argparse.Namespace) -> dict[str, dict]:
     network, batch = made(name, options.size, options.device, options.channels_last)
     steps = checked(name, network, batch, precision)
-    times = measure.interleaved(dict(steps), options.device, options.budget, options.rounds)
+    used: dict[str, list[float]] = {label: [] for label in steps}
+    runs = {label: partial(clocked, step, used[label]) for label, step in steps.items()}
+    times = measure.interleaved(runs, options.device, options.budget, options.rounds)
     found = {}
     for label, t in times.items():
         extra = None
         if not options.no_memory:
             extra = memory.on_gpu(steps[label]) if options.device != "cpu" else on_cpu(name, label, precision, options)
         found[label] = {
-            "seconds": min(t.taken), "median": sorted(t.taken)[len(t.taken) // 2], "rounds": len(t.taken), "extra_bytes": extra
+            "seconds": min(t.taken), "median": sorted(t.taken)[len(t.taken) // 2], "rounds": len(t.taken),
+            "cpu_seconds": min(used[label]), "extra_bytes": extra,
         }  # fmt: skip
     return found
+
+
+def clocked(run: Run, used: list[float]) -> tuple[torch.Tensor, ...]:
+    """Runs, and notes the processor time of all threads: on a busy machine it says more than the clock."""
+    begin = time.process_time()
+    outputs = run()
+    used.append(time.process_time() - begin)
+    return outputs
 
 
 def on_cpu(name: str, label: str, precision: str, options: argparse.Namespace) -> int | None:
@@ -192,7 +204,7 @@ def in_this_process(name: str, label: str, precision: str, options: argparse.Nam
 
 def table(title: str, found: dict[str, dict]) -> Table:
     shown = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("", "time s", "median", "rounds", "regkit is faster by", "extra memory", "regkit takes"):
+    for heading in ("", "time s", "median", "rounds", "regkit is faster by", "CPU s", "by CPU s", "extra memory", "regkit takes"):
         shown.add_column(heading, justify="left" if not heading else "right")
     ours = found[REGKIT]
     for label, f in found.items():
@@ -200,8 +212,9 @@ def table(title: str, found: dict[str, dict]) -> Table:
         if f["extra_bytes"] is not None:
             megabytes = f"{f['extra_bytes'] / 1e6:.0f} MB"
             share = f"{ours['extra_bytes'] / f['extra_bytes']:.0%}" if peer else ""
-        faster = f"{f['seconds'] / ours['seconds']:.2f}x" if peer else ""
-        shown.add_row(label, f"{f['seconds']:.3f}", f"{f['median']:.3f}", str(f["rounds"]), faster, megabytes, share)
+        faster = [f"{f[key] / ours[key]:.2f}x" if peer else "" for key in ("seconds", "cpu_seconds")]
+        row = [f"{f['seconds']:.3f}", f"{f['median']:.3f}", str(f["rounds"]), faster[0], f"{f['cpu_seconds']:.3f}", faster[1]]
+        shown.add_row(label, *row, megabytes, share)
     return shown
 
 
