@@ -24,6 +24,7 @@
 #include "cpu/soft_dice.h"
 #include "cpu/upsample.h"
 #include "cpu/warp.h"
+#include "cpu/warp_affine.h"
 #include "cpu/warp_lncc.h"
 
 namespace py = pybind11;
@@ -56,6 +57,20 @@ void define_warp(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
     warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill), threads);
+  }, Release());
+}
+
+template <class Stored>
+void define_warp_affine(py::module_& m, const std::string& type) {
+  m.def(("warp_affine_" + type).c_str(), [](Address image, Address matrix, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_affine(at<Stored>(image), at<double>(matrix), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, static_cast<arithmetic<Stored>>(fill), threads);
+  }, Release());
+}
+
+template <class Element>
+void define_warp_affine_nearest(py::module_& m, const std::string& bits) {
+  m.def(("warp_affine_nearest_" + bits).c_str(), [](Address labels, Address matrix, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, int threads) {
+    warp_affine_nearest(at<Element>(labels), at<double>(matrix), at<Element>(out), warp_sizes(dims, batch, channels, in, of), padding, threads);
   }, Release());
 }
 
@@ -272,6 +287,14 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint16_t>(m, "16");
   define_warp_nearest<uint32_t>(m, "32");
   define_warp_nearest<uint64_t>(m, "64");
+  define_warp_affine<float>(m, "float32");
+  define_warp_affine<double>(m, "float64");
+  define_warp_affine<float16>(m, "float16");
+  define_warp_affine<bfloat16>(m, "bfloat16");
+  define_warp_affine_nearest<uint8_t>(m, "8");
+  define_warp_affine_nearest<uint16_t>(m, "16");
+  define_warp_affine_nearest<uint32_t>(m, "32");
+  define_warp_affine_nearest<uint64_t>(m, "64");
   define_warp_majority<uint8_t>(m, "8");
   define_warp_majority<uint16_t>(m, "16");
   define_warp_majority<uint32_t>(m, "32");

@@ -1,4 +1,4 @@
-"""regkit register: align two scans and write the OUT directory."""
+"""regkit register: align two scans, with or without a trained network, and write the OUT directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,14 @@ class Register:
     """Directory for the results; made when missing."""
     preset: Annotated[str | None, arg(metavar="P", help_behavior_hint="(default: generic)")] = None
     """ct-lung, mr-brain, ct-abdomen, xray (2-D), multimodal or generic."""
+    model: Annotated[str | None, arg(metavar="NAME|WEIGHTS", help_behavior_hint="")] = None
+    """Trained network that finds the motion: one of regkit models, or a .safetensors file."""
+    refine: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Refine what the network found, as the preset says."""
+    no_refine: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Keep what the network found (the default, unless --config says otherwise)."""
+    smoothness: Annotated[float | None, arg(metavar="0..1", help_behavior_hint="")] = None
+    """For networks that leave the choice."""
     fixed_mask: Annotated[Path | None, arg(metavar="F", help_behavior_hint="")] = None
     """Only this region of the fixed scan counts (not 0 = inside)."""
     moving_mask: Annotated[Path | None, arg(metavar="M", help_behavior_hint="")] = None
@@ -48,8 +56,12 @@ class Register:
     def run(self) -> int:
         """Register; 0 when done. Raises RegkitError."""
         from regkit.commands.config import build
+        from regkit.registration.config import with_model
 
-        config = build(self.preset, self.config)
+        if self.refine and self.no_refine:
+            raise UsageError("--refine and --no-refine contradict each other; leave one out")
+        refine = True if self.refine else False if self.no_refine else None
+        config = with_model(build(self.preset, self.config), self.model, refine, self.smoothness)
         if self.print_config:
             from regkit.registration.toml import to_toml
 

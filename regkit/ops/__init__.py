@@ -22,6 +22,7 @@ from regkit.ops.smooth import smooth
 from regkit.ops.soft_dice import soft_dice
 from regkit.ops.upsample import upsample
 from regkit.ops.warp import warp
+from regkit.ops.warp_affine import warp_affine
 from regkit.ops.warp_labels import warp_labels
 from regkit.ops.warp_lncc import warp_lncc
 
@@ -48,6 +49,7 @@ __all__ = [
     "soft_dice",
     "upsample",
     "warp",
+    "warp_affine",
     "warp_labels",
     "warp_lncc",
 ]

@@ -23,6 +23,7 @@ from regkit.reference.smooth import smooth
 from regkit.reference.soft_dice import soft_dice, soft_dice_backward
 from regkit.reference.upsample import upsample, upsample_backward
 from regkit.reference.warp import warp, warp_backward, warp_nearest
+from regkit.reference.warp_affine import warp_affine, warp_affine_nearest
 from regkit.reference.warp_labels import warp_labels
 from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
 
@@ -58,6 +59,8 @@ __all__ = [
     "upsample",
     "upsample_backward",
     "warp",
+    "warp_affine",
+    "warp_affine_nearest",
     "warp_backward",
     "warp_labels",
     "warp_lncc",

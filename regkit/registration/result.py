@@ -30,6 +30,7 @@ class Record:
     device: str = "cpu"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] | None = None  # of a trained network: name, path, sha256, card
 
 
 @dataclass

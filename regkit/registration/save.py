@@ -99,6 +99,7 @@ def run_info(result: Any) -> dict[str, Any]:
         "preset": result.config.preset,
         "config": result.config,
         "inputs": record.inputs,
+        "model": record.model,
         "grids": {
             name: {"shape": image.grid.shape, "affine": image.grid.affine}
             for name, image in (("fixed", result.fixed), ("moving", result.moving))
