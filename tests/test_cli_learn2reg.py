@@ -23,9 +23,15 @@ def key(pair):
     return "<--".join(f"{subject:04d}_{modality:04d}" for subject, modality in pair)
 
 
-def save(array, path):
+def spacing(case):
+    """Of a scan, in mm; no two of a pair have the same."""
+    subject, modality = case
+    return np.array(SPACING) * (1 + subject / 10 + modality)
+
+
+def save(array, path, steps=SPACING):
     path.parent.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([*SPACING, 1])), path)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([*steps, 1])), path)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def made(tmp_path_factory):
             labels = np.roll(labels, modality, axis=0)
             labels[labels == (3 if (subject, modality) == (2, 1) else 255)] = 0
             save(labels, folder / "labelsTr" / f"{name}.nii.gz")
-            save(np.zeros(SHAPE, np.float32), folder / "imagesTr" / f"{name}.nii.gz")
+            save(np.zeros(SHAPE, np.float32), folder / "imagesTr" / f"{name}.nii.gz", spacing((subject, modality)))
             if subject != 3:
                 save((smooth > 0).astype(np.uint8), folder / "masksTr" / f"{name}.nii.gz")
             for directory in ("keypointsTr", "keypoints00000001Tr"):
@@ -122,6 +128,26 @@ def test_hd95_case_by_case(made, found):
         np.testing.assert_allclose(found["cases"][key(pair)]["HD95"]["detailed"], expected)
 
 
+def surface(mask):
+    """The voxels (N, 3) of a label that have a face neighbour outside it."""
+    padded = np.pad(mask, 1)
+    whole = np.logical_and.reduce([np.roll(padded, step, axis) for axis in range(3) for step in (1, -1)])
+    return np.argwhere((padded & ~whole)[1:-1, 1:-1, 1:-1])
+
+
+def test_hd95_in_mm(made, found):
+    folder, fields = made
+    pair = PAIRS[0]
+    fixed, moving = (labels_of(folder, case) for case in pair)
+    moved = warped(moving, fields[key(pair)])
+    expected = []
+    for label in LABELS:
+        a, b = (surface(labels == label) * SPACING for labels in (fixed, moved))
+        distances = np.linalg.norm(a[:, None] - b[None], axis=-1)
+        expected.append(max(np.percentile(distances.min(0), 95), np.percentile(distances.min(1), 95)))
+    np.testing.assert_allclose(found["regkit"]["cases"][key(pair)]["HD95_mm"]["detailed"], expected, rtol=1e-5)
+
+
 def test_sdlogj_and_folds_case_by_case(made, found):
     folder, fields = made
     for pair in PAIRS:
@@ -149,7 +175,7 @@ def test_tre_case_by_case(made, found):
         fixed, moving = (np.loadtxt(folder / directory / f"{scan(*case)}.csv", delimiter=",") for case in pair)
         for name, part, order in (("TRE_kp", "cases", 3), ("TRE_kp_linear", "regkit", 1)):
             u = np.array([map_coordinates(fields[key(pair)][..., c].astype(float), fixed.T, order=order) for c in range(3)]).T
-            expected = np.sqrt((((fixed + u - moving) * SPACING) ** 2).sum(1))
+            expected = np.sqrt((((fixed + u - moving) * spacing(pair[1])) ** 2).sum(1))
             case = (found[part] if part == "cases" else found["regkit"]["cases"])[key(pair)][name]
             np.testing.assert_allclose(case["detailed"], expected, rtol=1e-6)
             assert case["mean"] == pytest.approx(expected.mean())
@@ -273,6 +299,33 @@ def test_a_bad_field_is_named_before_the_work(made, tmp_path, capsys):
     last.unlink()
     assert run(folder, "--fields", tmp_path) == 3
     assert "lacks disp_0002_0000_0003_0000.nii.gz of 5 fields" in capsys.readouterr().err
+
+
+def test_the_file_that_is_taken_among_several(made, tmp_path):
+    """As theirs: without modalities before with, .npz before .nii.gz."""
+    from regkit.registration.learn2reg_task import find_fields, read_task
+
+    folder, fields = made
+    pairs = [{"fixed": f"./imagesTr/{scan(1, 0)}.nii.gz", "moving": f"./imagesTr/{scan(1, 1)}.nii.gz"}]
+    task = read_task(change(folder, tmp_path, "eval_pairs", pairs), folder)
+    for name in ("disp_0001_0000_0001_0001.nii.gz", "disp_0001_0000_0001_0001.npz", "disp_0001_0001.nii.gz", "disp_0001_0001.npz"):
+        field = fields[key(PAIRS[0])]
+        if name.endswith("npz"):
+            np.savez(tmp_path / name, field)
+        else:
+            save(field, tmp_path / name)
+        (found,) = find_fields(task, tmp_path)[0].values()
+        assert found.name == name
+
+
+def test_a_name_that_could_mean_two_pairs_is_none(made, tmp_path, capsys):
+    folder, fields = made
+    pairs = [{"fixed": f"./imagesTr/{scan(1, modality)}.nii.gz", "moving": f"./imagesTr/{scan(2, 0)}.nii.gz"} for modality in (0, 1)]
+    save(fields[key(PAIRS[3])], tmp_path / "fields" / "disp_0001_0002.nii.gz")
+    command = [folder, "--data", folder, "--fields", tmp_path / "fields"]
+    assert run(*command, config=change(folder, tmp_path, "eval_pairs", pairs)) == 3
+    assert "lacks disp_0001_0000_0002_0000.nii.gz and 1 more of 2 fields" in capsys.readouterr().err
+    assert run(*command, config=change(folder, tmp_path, "eval_pairs", pairs[1:])) == 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def run(config: Path, fields: Path, data: Path, output: Path | None, as_json: bo
     task = read_task(config, data)
     paths, warnings = find_fields(task, fields)
     with progress(as_json) as callback:
+        callback("evaluate", 0.0)
         found, more = evaluate_learn2reg(task, paths, data, lambda fraction, case: callback("evaluate", fraction, case))
     for warning in (*warnings, *more):
         say(warning)
