@@ -175,7 +175,7 @@ void locate_edge(EdgeBlock<D, T>& block, const AffineRow<D>& row, int64_t k, con
 // A row of cells at a time, as in warp_block.h.
 template <class Index, int D, class Stored, class T>
 void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], T fill, T* value) {
-  std::fill_n(value, kLanes, fill);
+  std::fill_n(value, kLanes, T(0));
   const T* upper_k = block.upper[D - 1];
   for (int rows = 0; rows < (1 << (D - 1)); ++rows) {
     alignas(64) Index base[kLanes] = {};
@@ -197,7 +197,7 @@ void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64
       for (int l = 0; l < kLanes; ++l) {
         const bool inside = (outside[l] | cell[l]) >= 0;
         const T v = load(channel[inside ? base[l] + cell[l] : 0]);
-        found[l] = inside ? v - fill : T(0);
+        found[l] = inside ? v : fill;
       }
     };
     cells(block.cell[0][D - 1], low);
