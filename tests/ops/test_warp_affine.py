@@ -78,6 +78,24 @@ def test_triton_follows_reference(spatial, size, dtype, padding):
     compare("triton", spatial, size, dtype, padding)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("step", [1.0, -1.0, 0.7, -1.3, 3.9, 4.1, 0.0], ids=str)
+def test_rows_along_rows_of_the_image(step, dtype):
+    """Crops and changes of spacing, for which the CPU has a path of its own."""
+    for spatial, size in SIZES[:8:2] + [((5, 30, 90), (5, 20, 100))]:
+        linear = affine(spatial, 1, seed=7)[0, :, :-1]
+        linear[:, -1] = 0
+        linear[-1, -1] = step
+        shift = torch.tensor([0.25, 0.5, 3.3])[: len(spatial)]
+        shift[-1] += spatial[-1] - 1 if step < 0 else 0
+        image = randn(1, 2, *spatial, seed=1).to(dtype)
+        labels = (9 * randn(1, 2, *spatial, seed=2)).to(torch.int32)
+        got, got_labels = ops.warp_affine(image, matrix_of(linear, shift), size, labels=labels, fill=-2.0)
+        want, want_labels = by("reference", image.double(), matrix_of(linear, shift), size, labels=labels, fill=-2.0)
+        assert_close(f"{spatial}", got, want, TOLERANCE[dtype])
+        assert torch.equal(got_labels, want_labels)
+
+
 def compare(backend, spatial, size, dtype, padding):
     image = randn(2, 2, *spatial, seed=1).to(dtype)
     labels = (3 * randn(2, 2, *spatial, seed=2)).to(torch.int16)
