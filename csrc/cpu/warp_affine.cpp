@@ -43,15 +43,15 @@ void locate_edge(EdgeBlock<D, T>& block, const AffineRow<D>& row, int64_t k, con
   else locate_edge<D, Padding::extent>(block, row, k, size);
 }
 
-// A row of cells at a time, as in warp_block.h.
+// A row of cells at a time, as in warp_block.h. Of the cells only those of the first `lanes` are loaded: mostly there are few.
 template <class Index, int D, class Stored, class T>
-void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], T fill, T* value) {
+void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], int lanes, T fill, T* value) {
   std::fill_n(value, kLanes, T(0));
   const T* upper_k = block.upper[D - 1];
   for (int rows = 0; rows < (1 << (D - 1)); ++rows) {
     alignas(64) Index base[kLanes] = {};
     alignas(64) int32_t outside[kLanes] = {};  // negative there
-    alignas(64) T weight[kLanes], low[kLanes], high[kLanes];
+    alignas(64) T weight[kLanes], low[kLanes] = {}, high[kLanes] = {};
     std::fill_n(weight, kLanes, T(1));
     for (int d = 0; d < D - 1; ++d) {
       const int which = rows >> (D - 2 - d) & 1;
@@ -65,7 +65,7 @@ void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64
       }
     }
     const auto cells = [&](const int32_t* cell, T* found) __attribute__((always_inline)) {
-      for (int l = 0; l < kLanes; ++l) {
+      for (int l = 0; l < lanes; ++l) {
         const bool inside = (outside[l] | cell[l]) >= 0;
         const T v = load(channel[inside ? base[l] + cell[l] : 0]);
         found[l] = inside ? v : fill;
@@ -194,7 +194,7 @@ class AffineSampler {
     alignas(64) T value[kLanes];
     locate_edge(block, row, begin, size_, padding_);
     for (int64_t c = 0; c < s_.channels; ++c) {
-      value_edge<Index>(block, channel(r, c), size_, fill_, value);
+      value_edge<Index>(block, channel(r, c), size_, static_cast<int>(end - begin), fill_, value);
       for (int64_t k = begin; k < end; ++k) target(r, c)[k] = store<Stored>(value[k - begin]);
     }
   }
