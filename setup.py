@@ -71,7 +71,7 @@ ParallelCompile("NPY_NUM_BUILD_JOBS", default=0, needs_recompile=outdated).insta
 setup(
     packages=[*find_packages(include=["regkit", "regkit.*"]), "regkit.kernels"],
     package_dir={"regkit": "regkit", "regkit.kernels": "kernels"},
-    package_data={"regkit.report": ["*.j2", "*.css", "*.js"]},
+    package_data={"regkit.report": ["*.j2", "*.css", "*.js"], "regkit.models": ["shipped/*.safetensors"]},
     ext_modules=[extension(name, flags) for name, flags in INSTRUCTION_SETS.items()],
     cmdclass={"build_ext": BuildExtension},
 )

@@ -1,7 +1,7 @@
 """The command line: parses the verb and its options, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 a bug (traceback), 2 usage, 3 input, 4 memory, 130 interrupted. Verbs live in regkit.commands and import torch and the
-like only when they run, so that `regkit --help` answers at once.
+Exit codes: 0 done, 1 a bug (traceback), 2 usage, 3 input, 4 memory, 5 a training that cannot go on, 130 interrupted. Verbs live in
+regkit.commands and import torch and the like only when they run, so that `regkit --help` answers at once.
 """
 
 import os

@@ -24,3 +24,9 @@ class MemoryLimitError(RegkitError):
     """The work does not fit in the memory at hand."""
 
     exit_code = 4
+
+
+class TrainingError(RegkitError):
+    """A training cannot go on: the loss is no longer a number, or a checkpoint cannot be written."""
+
+    exit_code = 5

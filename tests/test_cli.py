@@ -80,7 +80,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 def test_verbs_and_version(capsys):
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(verb in shown for verb in ("register", "apply", "eval", "doctor", "demo"))
+    assert all(verb in shown for verb in ("register", "apply", "eval", "models", "doctor", "demo"))
     assert run("--version") == 0
     assert capsys.readouterr().out == f"regkit {regkit.__version__}\n"
 

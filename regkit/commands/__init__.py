@@ -4,9 +4,21 @@ Nothing heavy is imported at the top of these files: `regkit --help` reads them 
 """
 
 from regkit.commands.apply import Apply
+from regkit.commands.data import Data
 from regkit.commands.demo import Demo
 from regkit.commands.doctor import Doctor
 from regkit.commands.eval import Eval
+from regkit.commands.models import Models
 from regkit.commands.register import Register
+from regkit.commands.train import Train
 
-VERBS = {"register": Register, "apply": Apply, "eval": Eval, "doctor": Doctor, "demo": Demo}
+VERBS = {
+    "register": Register,
+    "apply": Apply,
+    "eval": Eval,
+    "models": Models,
+    "train": Train,
+    "data": Data,
+    "doctor": Doctor,
+    "demo": Demo,
+}

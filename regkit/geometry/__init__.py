@@ -8,6 +8,7 @@ from regkit.geometry.displacement import as_displacement_field, total_displaceme
 from regkit.geometry.grid import Grid
 from regkit.geometry.image import Image, as_image
 from regkit.geometry.itk import grid_from_sitk, image_from_sitk, image_to_sitk
+from regkit.geometry.learn2reg import read_learn2reg, write_learn2reg
 from regkit.geometry.points import Points, read_points, write_points
 from regkit.geometry.read import check_mask, check_scan, read_image
 from regkit.geometry.resample import resample, smooth_resample
@@ -33,6 +34,7 @@ __all__ = [
     "image_to_sitk",
     "load_transform",
     "read_image",
+    "read_learn2reg",
     "read_points",
     "resample",
     "save_transform",
@@ -41,5 +43,6 @@ __all__ = [
     "transform_from_sitk",
     "transform_to_sitk",
     "write_image",
+    "write_learn2reg",
     "write_points",
 ]

@@ -42,13 +42,32 @@ def load_nibabel(path: Path, name: str) -> nibabel.spatialimages.SpatialImage:
             is_second = raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # sizeof_hdr 540
             return (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(raw)
         return nibabel.load(path)
-    except (
-        *_READ_ERRORS,
+    except (*_READ_ERRORS, *_header_errors()) as error:
+        raise _unreadable(path, name, error) from error
+
+
+def open_nibabel(path: Path, name: str) -> nibabel.spatialimages.SpatialImage:
+    """As load_nibabel, with the voxels left in the file until they are asked for; for a look at the header."""
+    import nibabel
+
+    try:
+        return nibabel.load(path)
+    except (*_READ_ERRORS, *_header_errors()) as error:
+        raise _unreadable(path, name, error) from error
+
+
+def _header_errors() -> tuple[type[Exception], ...]:
+    import nibabel
+
+    return (
         nibabel.filebasedimages.ImageFileError,
         nibabel.spatialimages.HeaderDataError,
         nibabel.wrapstruct.WrapStructError,
-    ) as error:
-        raise InputError(f"{name}: {path} is not a readable image ({_first_line(error)}); write it again") from error
+    )
+
+
+def _unreadable(path: Path, name: str, error: Exception) -> InputError:
+    return InputError(f"{name}: {path} is not a readable image ({_first_line(error)}); write it again")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from regkit.errors import InputError
-from regkit.geometry.displacement import as_displacement_field, total_displacement
+from regkit.geometry.displacement import as_displacement_field
 from regkit.geometry.grid import Grid
 from regkit.geometry.itk import flip_matrix, grid_from_sitk, lps_flip, orthonormal_cover, set_sitk_grid
 from regkit.geometry.itk_h5 import write_itk_h5
+from regkit.geometry.learn2reg import write_learn2reg
 from regkit.geometry.nifti import VECTOR_INTENT, load_nibabel, nifti_affine, nifti_voxels, write_nifti
 from regkit.geometry.read import sitk_reason
 from regkit.geometry.transforms import Affine, Composite, DisplacementField, Transform
@@ -109,9 +110,7 @@ def save_transform(transform: Transform, path: str | os.PathLike[str], *, fixed:
             raise InputError(
                 f"{path}: .npz counts in voxels and needs both grids: save_transform(transform, path, fixed=grid, moving=grid)"
             )
-        displacement = np.moveaxis(total_displacement(transform, fixed, moving)[0].numpy(), 0, -1)
-        with atomic_path(path) as draft:
-            np.savez(draft, displacement=displacement)
+        write_learn2reg(path, transform, fixed, moving)
     elif name.endswith((".h5", ".tfm", ".txt", ".mat")):
         if name.endswith(".mat"):
             transform = _only_affine(transform, path)

@@ -1,4 +1,4 @@
-"""The authors' LapIRN checkpoints: their keys, and the order of their field's components.
+"""The authors' LapIRN checkpoints, conditional ones too: their keys, and the order of their field's components.
 
 They nest level 1 in level 2 in level 3 (`model_lvl2.model_lvl1.`), and a field's channel 0 lies along the last array axis, as torch's
 grid_sample has it; here levels are a list, and channel d lies along axis d. So the weights that write or read a field are flipped once.
@@ -6,23 +6,29 @@ grid_sample has it; here levels are a list, and channel d lies along axis d. So 
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 _NAMES = {
-    "input_encoder_lvl1.0": "encode.0",
-    "input_encoder_lvl1.2": "encode.1",
-    "down_conv": "down",
-    "up": "up",
-    "output_lvl1.0": "head.0",
-    "output_lvl1.2": "head.1",
+    "input_encoder_lvl1.0.weight": "encode.0.weight",
+    "input_encoder_lvl1.2.weight": "encode.1.weight",
+    "down_conv.weight": "down.weight",
+    "up.weight": "up.weight",
+    "output_lvl1.0.weight": "head.0.weight",
+    "output_lvl1.2.weight": "head.1.weight",
 }
-_BLOCK = re.compile(r"resblock_group_lvl1\.(\d+)\.conv([12])")
+_BLOCK = re.compile(r"resblock_group_lvl1\.(\d+)\.(.+)")
+_IN_BLOCK = (
+    (re.compile(r"conv([12])\.weight"), lambda found: f"convolutions.{int(found[1]) - 1}.weight"),
+    (re.compile(r"ai([12])\.style\.(weight|bias)"), lambda found: f"styles.{int(found[1]) - 1}.{found[2]}"),
+    (re.compile(r"mapping\.([0246])\.(weight|bias)"), lambda found: found[0]),
+)
 _BUFFERS = re.compile(r"(^|\.)(grid_1|transform\.|diff_transform\.)")
 
 
-def from_original_keys(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], int, int, int]:
-    """The weights under LapIRN's keys; levels, channels and axes of the network.
+def from_original_keys(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights under LapIRN's keys, and the arguments of the network that they tell: levels, start_channels, dims and lite.
 
     Raises ValueError for a key that no LapIRN has.
     """
@@ -36,19 +42,27 @@ def from_original_keys(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str
             continue
         if nested != [str(n) for n in range(levels - 1, level - 1, -1)]:
             raise ValueError(f"{key} is not a key of a LapIRN with {levels} levels")
-        layer, _, kind = name.rpartition(".")
-        block = _BLOCK.fullmatch(layer)
-        if kind != "weight" or not (block or layer in _NAMES):
+        ours = _renamed(name)
+        if ours is None:
             raise ValueError(f"{key} is not a key of LapIRN; give the state_dict of one of the authors' checkpoints")
-        # The blocks' Sequential counts the activations between them too.
-        ours = f"blocks.{int(block[1]) // 2}.convolutions.{int(block[2]) - 1}" if block else _NAMES[layer]
-        dims = tensor.dim() - 2
-        if ours == "head.1":
+        if ours == "head.1.weight":
             tensor = tensor.flip(0)
-        if ours == "encode.0" and level > 1:
+        if ours == "encode.0.weight" and level > 1:
             tensor = torch.cat([tensor[:, :2], tensor[:, 2:].flip(1)], 1)
-        converted[f"levels.{level - 1}.{ours}.weight"] = tensor.contiguous()
-    if not converted:
+        converted[f"levels.{level - 1}.{ours}"] = tensor.contiguous()
+    down = converted.get("levels.0.down.weight")
+    if down is None:
         raise ValueError("the state_dict holds no weights of a LapIRN")
-    channels = next(tensor.shape[0] for key, tensor in converted.items() if key.endswith("down.weight"))
-    return converted, levels, channels, dims
+    options = {"levels": levels, "start_channels": down.shape[0] // 4, "dims": down.dim() - 2, "lite": down.shape[1] < down.shape[0]}
+    return converted, options
+
+
+def _renamed(name: str) -> str | None:
+    """Our name of a level's weight; None for what a level doesn't have."""
+    block = _BLOCK.fullmatch(name)
+    if block is None:
+        return _NAMES.get(name)
+    for pattern, rename in _IN_BLOCK:
+        if found := pattern.fullmatch(block[2]):
+            return f"blocks.{int(block[1]) // 2}.{rename(found)}"  # the authors count the activations between the blocks too
+    return None

@@ -1,4 +1,6 @@
-"""What the networks share: layers by number of axes, and the halving of images."""
+"""What the networks share: layers by number of axes, the halving of images, what images they take, and strict loading."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -6,9 +8,34 @@ from torch import nn
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 _POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def halved(images: torch.Tensor) -> torch.Tensor:
     """Means over 3^D voxels at every second voxel; (n + 1) // 2 voxels along an axis of n. What lies outside takes no part."""
     return _POOL[images.dim() - 2](images, 3, 2, 1, count_include_pad=False)
+
+
+def check_dims(dims: int) -> None:
+    """Raises ValueError unless there are layers for so many axes."""
+    if dims not in CONVOLUTION:
+        raise ValueError(f"dims must be 2 or 3, but came as {dims}")
+
+
+def check_pair(fixed: torch.Tensor, moving: torch.Tensor, dims: int, multiple: int) -> None:
+    """Raises ValueError unless both are (B, 1, *spatial) with `dims` axes, of one size, a multiple of `multiple`."""
+    if fixed.shape != moving.shape or fixed.dim() != dims + 2 or fixed.shape[1] != 1:
+        raise ValueError(
+            f"fixed and moving must both be (B, 1, {dims} axes) and of one size, but came as {tuple(fixed.shape)} and {tuple(moving.shape)}"
+        )
+    if any(n % multiple or n == 0 for n in fixed.shape[2:]):
+        raise ValueError(f"image sizes must be multiples of {multiple}, but came as {tuple(fixed.shape[2:])}; pad the images")
+
+
+def load_strictly(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Loads all weights of a network. Raises ValueError, in one line, where a key is missing, too many, or of another shape."""
+    try:
+        network.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights do not fit: {' '.join(str(error).split())}") from None

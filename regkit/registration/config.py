@@ -88,6 +88,27 @@ class RefineStage:
 
 
 @dataclass(frozen=True)
+class ModelStage:
+    """A trained network in place of the displacement embedding. Its model card says how it wants the scans: grey values, voxel size, and
+    their initial alignment."""
+
+    source: str | None = None
+    """A weights file, or the name of one of regkit's own (`regkit models`); none: no network."""
+    align: Literal["header", "centres", "masses", "affine"] | None = None
+    """Alignment before the network, by default as the card says; affine is the affine stage above."""
+    smoothness: float | None = None
+    """0 (free) to 1 (stiff), for networks that leave the choice; by default the network's own."""
+    refine: bool = False
+    """Let the refinement stage start from the network's field; else it is kept as it is."""
+    remove_folds: bool = False
+    """Smooth the network's field where it folds. Where refinement follows, refine.remove_folds decides."""
+
+    def __post_init__(self):
+        if self.smoothness is not None and not 0 <= self.smoothness <= 1:
+            raise UsageError(f"smoothness must be between 0 and 1, but is {self.smoothness}")
+
+
+@dataclass(frozen=True)
 class Config:
     """A registration's options; `PRESETS` holds the named ones."""
 
@@ -105,6 +126,7 @@ class Config:
     affine: AffineStage = AffineStage()
     embedding: EmbeddingStage = EmbeddingStage()
     refine: RefineStage = RefineStage()
+    model: ModelStage = ModelStage()
 
     def __post_init__(self):
         levels = {name: len(getattr(self.refine, name)) for name in ("shrink", "iterations", "window", "smoothness", "step")}
@@ -119,6 +141,19 @@ class Config:
             raise UsageError(f"windows must be odd: refine.window is {self.refine.window}, affine.window {self.affine.window}")
         if min(self.refine.shrink, default=1) < 1:
             raise UsageError(f"refine.shrink must be at least 1, but is {self.refine.shrink}")
+
+
+def with_model(config: Config, model: str | None = None, refine: bool | None = None, smoothness: float | None = None) -> Config:
+    """`config` with what is given of the network's stage in place of its own; None leaves a field as it is.
+
+    Raises UsageError for options of a network without a network.
+    """
+    given = {name: value for name, value in (("source", model), ("refine", refine), ("smoothness", smoothness)) if value is not None}
+    config = replace(config, model=replace(config.model, **given))
+    idle = {*given, *(name for name, value in vars(config.model).items() if value != getattr(ModelStage, name))}
+    if config.model.source is None and idle:
+        raise UsageError(f"options of a network without one: {', '.join(sorted(idle))}; name a model too (see regkit models)")
+    return config
 
 
 _NO_EMBEDDING = EmbeddingStage(enabled=False)

@@ -35,7 +35,7 @@ def measure(
     """
     from regkit.metrics import jacobian_summary
 
-    points = fixed.image.grid.to_world(_probes(fixed.foreground()))
+    points = fixed.image.grid.to_world(probes(fixed.foreground()))
     there = forward.apply(points)
     length, error = np.linalg.norm(there - points, axis=1), np.linalg.norm(backward.apply(there) - points, axis=1)
     deformation = sum((u[0, axis] * step).square() for axis, step in enumerate(grid.spacing)).sqrt()
@@ -57,7 +57,7 @@ def measure(
     }
 
 
-def _probes(inside: np.ndarray) -> np.ndarray:
+def probes(inside: np.ndarray) -> np.ndarray:
     """Indices of true voxels, evenly spread over their list."""
     flat = np.flatnonzero(inside)
     chosen = flat[:: max(1, len(flat) // PROBES)]

@@ -30,6 +30,7 @@ class Record:
     device: str = "cpu"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] | None = None  # of a trained network: name, path, sha256, card
 
 
 @dataclass
@@ -97,10 +98,28 @@ class Result:
         write_report(self, path, **more)
         return Path(path)
 
-    def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Writes moved scan, both transforms, report and run.json; see regkit.registration.save."""
-        from regkit.registration.save import save_result
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        format: Literal["run", "l2r"] = "run",
+        *,
+        half: bool = False,
+        case: tuple[str, str] | None = None,
+    ) -> Path:
+        """Writes into `directory` and returns the path of what was written.
 
+        format: "run" writes moved scan, both transforms, report and run.json, see regkit.registration.save, and returns the directory.
+            "l2r" adds one file, Learn2Reg's displacement disp_FFFF_MMMM.nii.gz, see regkit.registration.save.save_learn2reg.
+        half, case: of "l2r": the half-resolution .npz of 2020; the names of fixed and moving scan, ("0001", "0004").
+        """
+        from regkit.registration.save import save_learn2reg, save_result
+
+        if format == "l2r":
+            return save_learn2reg(self, directory, half=half, case=case)
+        if format != "run":
+            raise UsageError(f'format is "run" or "l2r", got {format!r}')
+        if half or case:
+            raise UsageError('half and case go with format="l2r"')
         return save_result(self, directory)
 
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from regkit.errors import InputError, UsageError
-from regkit.geometry import Grid, Transform, load_transform, save_transform, write_image
+from regkit.geometry import Grid, Transform, load_transform, save_transform, write_image, write_learn2reg
+from regkit.geometry.learn2reg import learn2reg_name
 
 TRANSFORM, INVERSE, REPORT, RUN = "xfm.h5", "xfm_inverse.h5", "report.html", "run.json"
 MOVED = {2: "moved.tif", 3: "moved.nii.gz"}
@@ -54,6 +55,28 @@ def save_result(result: Any, directory: str | os.PathLike[str], *, report: dict[
     return directory
 
 
+def save_learn2reg(result: Any, directory: str | os.PathLike[str], *, half: bool = False, case: tuple[str, str] | None = None) -> Path:
+    """Write a Result's displacement into `directory` as Learn2Reg's evaluation takes it, and return the file's path.
+
+    NAME_0001_0000.nii.gz and NAME_0001_0001.nii.gz give disp_0001_0001.nii.gz, scans of other modalities disp_0001_0000_0004_0000.nii.gz.
+    half: float16 at half resolution in disp_0001_0004.npz, what Learn2Reg took in 2020 and 2021; see regkit.geometry.write_learn2reg.
+    case: what stands for fixed and moving scan in the file's name, where the scans' own names do not tell.
+
+    Raises UsageError when nothing says what the scans are called, or `directory` cannot be written, InputError as write_learn2reg does.
+    """
+    check_output(directory)
+    if case is None:
+        paths = [result.record.inputs.get(name, {}).get("path") for name in ("fixed", "moving")]
+        if None in paths:
+            raise UsageError('the scans came without files, so nothing says what Learn2Reg calls them; add case=("0001", "0004")')
+        name = learn2reg_name(*paths, half=half)
+    else:
+        name = f"disp_{case[0]}_{case[1]}"
+    path = Path(directory) / f"{name}{'.npz' if half else '.nii.gz'}"
+    write_learn2reg(path, result.transform, result.fixed.grid, result.moving.grid, half=half)
+    return path
+
+
 def check_output(directory: str | os.PathLike[str]) -> None:
     """Refuse an output directory that cannot be written, before any work is done. Raises UsageError."""
     directory = Path(directory)
@@ -76,6 +99,7 @@ def run_info(result: Any) -> dict[str, Any]:
         "preset": result.config.preset,
         "config": result.config,
         "inputs": record.inputs,
+        "model": record.model,
         "grids": {
             name: {"shape": image.grid.shape, "affine": image.grid.affine}
             for name, image in (("fixed", result.fixed), ("moving", result.moving))

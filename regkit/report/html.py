@@ -60,7 +60,12 @@ def render(
     record = result.record
     return environment.get_template("page.html.j2").render(
         title=f"{_source(result, 'moving')} to {_source(result, 'fixed')}",
-        subtitle=[f"preset {result.config.preset}", f"{result.fixed.grid.ndim}-D", f"seed {record.seed}"],
+        subtitle=[
+            *([] if record.model is None else [f"model {record.model['name']}"]),
+            f"preset {result.config.preset}",
+            f"{result.fixed.grid.ndim}-D",
+            f"seed {record.seed}",
+        ],
         version=record.versions.get("regkit", ""),
         style=_trusted((folder / "page.css").read_text("utf-8")),
         script=_trusted((folder / "page.js").read_text("utf-8")),
@@ -69,6 +74,7 @@ def render(
         tiles=tables.tiles(result, view.overlap, evaluation),
         tables={
             "inputs": tables.input_table(result),
+            "model": tables.model_tables(record),
             "deformation": tables.deformation_table(record.metrics),
             "evaluation": tables.evaluation_tables(
                 {key: value for key, value in evaluation.items() if key not in record.metrics.get("jacobian", {})}

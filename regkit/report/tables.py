@@ -157,6 +157,21 @@ def input_table(result: Any) -> Table:
     return Table(rows, "Scans", ["", "file", "voxels", "spacing, mm", "orientation", "type", "sha256"])
 
 
+def card_table(card: dict[str, Any], name: str = "", skip: tuple[str, ...] = ()) -> Table:
+    """A model card's entries that say something, nested ones joined by dots."""
+    said = flatten({key: value for key, value in card.items() if key not in skip})
+    return Table([[key, number(value)] for key, value in said.items() if value not in (None, "", {}, [])], name)
+
+
+def model_tables(record: Any) -> list[Table]:
+    """The trained network that found the motion: its file, and what its card says; none where there was no network."""
+    if record.model is None:
+        return []
+    facts = card_table(record.model["card"], "Model", skip=("name", "options", "input", "training", "versions"))
+    rows = [["name", record.model["name"]], ["file", Path(record.model["path"]).name], ["sha256", record.model["sha256"][:12]]]
+    return [Table(rows + facts.rows, "Model")]
+
+
 def total_seconds(seconds: dict[str, float]) -> float:
     """The whole time of a Record's seconds, which name it beside those of the stages."""
     return seconds["total"] if "total" in seconds else sum(seconds.values())

@@ -35,7 +35,12 @@ def on_cpu(case: str, provider: str, data: str, threads: int) -> int | None:
     """Bytes; None where the system (other than Linux) does not tell."""
     if not CLEAR.exists():
         return None
-    command = [sys.executable, "-m", "tests.benchmarks.memory", case, provider, data, str(threads)]
+    return from_process("tests.benchmarks.memory", case, provider, data, str(threads))
+
+
+def from_process(module: str, *arguments: str) -> int:
+    """The number that a fresh process prints last: `python -m module arguments`."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, env={**os.environ, **KEEP_NOTHING}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"measuring its memory failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -51,6 +56,11 @@ def in_this_process(name: str, provider_name: str, data: str) -> int:
         run()  # what is compiled is compiled for this size
     else:  # a small input warms up threads, code and tables
         provider.run(case, case.make(Size((24, 28, 26)[: size.dims], size.batch, size.channels)), "cpu")()
+    return beyond(run)
+
+
+def beyond(run: Run) -> int:
+    """Bytes that a run takes in this process beyond what is there before it."""
     CLEAR.write_text("5")  # the high-water mark starts again from the present
     before = resident()
     run()

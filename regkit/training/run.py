@@ -1,0 +1,64 @@
+"""The directory of a training, and the rules for beginning and going on in it.
+
+config.toml           what was asked for, as --config reads it
+log.jsonl             losses and validations, a line an event
+tensorboard/          the same, with pictures
+checkpoints/          all state, to go on from
+model.safetensors     the best weights so far, with their card
+last.safetensors      the weights at the end
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from regkit.errors import UsageError
+from regkit.geometry import atomic_path
+from regkit.registration.toml import read_toml, to_toml
+
+CONFIG, LOG, BEST, LAST, DATA = "config.toml", "log.jsonl", "model.safetensors", "last.safetensors", "data.json"
+
+
+def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
+    """Makes or checks a run's directory; whether there is something to go on from.
+
+    data: the manifest, whose content must be the same on resuming.
+    Raises UsageError: a file in its place, a training in it without --resume, another configuration or manifest with it.
+    """
+    from regkit.registration.save import check_output
+
+    check_output(run)
+    text = to_toml(config)
+    digest = {"manifest": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()} if data else {}
+    there = (run / CONFIG).exists()
+    if there and not resume:
+        raise UsageError(f"{run} already holds a training; go on with --resume, or name another directory")
+    if there:
+        _same(run, text, digest)
+        return True
+    run.mkdir(parents=True, exist_ok=True)
+    with atomic_path(run / DATA) as draft:
+        draft.write_text(json.dumps(digest, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(run / CONFIG) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return False
+
+
+def _same(run: Path, text: str, digest: dict[str, str]) -> None:
+    import tomllib
+
+    before, now = _flat(read_toml(run / CONFIG)), _flat(tomllib.loads(text))
+    changed = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        raise UsageError(f"{run} was begun with another configuration: {'; '.join(changed)}; resume without --config, or start anew")
+    known = json.loads((run / DATA).read_text(encoding="utf-8"))
+    if digest.get("sha256") != known.get("sha256"):
+        raise UsageError(f"{run} was begun with another manifest ({known.get('manifest')}); give that one, or start anew")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

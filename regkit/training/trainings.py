@@ -1,0 +1,36 @@
+"""What `regkit train` can train, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from regkit.errors import UsageError
+from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
+from regkit.training.lapirn import LapIRNTask, LapIRNTraining
+from regkit.training.registration import RegistrationTask
+from regkit.training.voxelmorph import VoxelMorphTask, VoxelMorphTraining
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network's configuration, and the task that it makes of data."""
+
+    config: Callable[[], Any]
+    task: Callable[..., RegistrationTask]
+
+
+TRAININGS = {
+    "lapirn": Training(LapIRNTraining, LapIRNTask),
+    "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
+    "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
+}
+
+
+def training(name: str) -> Training:
+    """The training called `name`. Raises UsageError for a name that there is not."""
+    if name not in TRAININGS:
+        near = get_close_matches(name, TRAININGS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown network {name}; {hint}there are {', '.join(TRAININGS)}")
+    return TRAININGS[name]
