@@ -4,7 +4,6 @@ Bytes a voxel: image and result, 8 for one channel of 4 bytes; there is no displ
 positions take no float64, which most GPUs compute 32 or 64 times slower than float32: products with the matrix are those of a tile's rows
 and columns alone, and each voxel adds one 64-bit number an axis, whose upper word is the cell and whose lower word the weight. Tiles as in
 warp.py.
-
 """
 
 import torch
@@ -145,9 +144,11 @@ def _nearest(labels, steps, out, channels, mi, mj, mk, ni, nj, nk,
 
 def _launch(kernel, source, matrix, out, padding, *tail, **options) -> None:
     """The kernel on all tiles of the result's voxels."""
+    if not out.numel():  # an image of no channels, in front of labels
+        return
     batch, dims = source.shape[0], matrix.shape[1]
     steps = torch.empty(matrix.shape, dtype=torch.int64, device=matrix.device)
-    reach = REACH / max(1, *out.shape[2:])
+    reach = REACH / max(out.shape[2:])
     launch.run(_steps, batch, matrix.contiguous(), steps, reach, SHIFT_LIMIT, D=dims, ENTRIES=ENTRIES, num_warps=1)
     spatial = launch.sizes(out.shape[2:])
     launch.run(

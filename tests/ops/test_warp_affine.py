@@ -175,7 +175,7 @@ def test_what_is_not_in_the_image_does_not_count(backend):
     assert by(backend, image, matrix_of(torch.eye(2), [-9, 0]), (4, 40), fill=3.0).eq(3).all()
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", ["zeros", "border"])
 @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
 def test_nan_in_a_matrix(backend, padding):
     image, labels = randn(2, 1, 4, 5, 6).float(), label_map((4, 5, 6)) + 1
@@ -206,6 +206,13 @@ def test_positions_are_as_exact_as_float64():
     got = ops.warp_affine(ramp, matrix, (1, 8000))
     assert (got[0, 0, 0] - (torch.arange(8000).double() / 3 + 0.1)).abs().max() < 2e-6
     assert (ops.warp_affine(ramp.float(), matrix, (1, 8000)) - got).abs().max() < 3e-4  # values of float32, of up to 3000
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_labels_alone_go_with_an_image_of_no_channels(backend):
+    labels, matrix = label_map((4, 5, 6)), affine((4, 5, 6))
+    nothing, moved = by(backend, torch.zeros(2, 0, 4, 5, 6), matrix, labels=labels)
+    assert nothing.shape == (2, 0, 4, 5, 6) and torch.equal(moved, by("reference", labels.float(), matrix, labels=labels)[1])
 
 
 def test_one_matrix_for_the_whole_batch_and_float32():
