@@ -4,7 +4,6 @@ Bytes a voxel: image and result, 8 for one channel of 4 bytes; there is no displ
 positions take no float64, which most GPUs compute 32 or 64 times slower than float32: products with the matrix are those of a tile's rows
 and columns alone, and each voxel adds one 64-bit number an axis, whose upper word is the cell and whose lower word the weight. Tiles as in
 warp.py.
-
 """
 
 import torch
@@ -73,9 +72,9 @@ def _cells(c, n, PADDING: tl.constexpr, WORK: tl.constexpr):
 
 @triton.jit
 def _along(source, row, low, high, has_low, has_high, weight_low, weight_high, fill, WORK: tl.constexpr):
-    """The two cells of a row of cells, less the fill, by their weights."""
-    a = tl.where(has_low, tl.load(source + row + low, mask=has_low, other=0.0).to(WORK) - fill, 0.0)
-    b = tl.where(has_high, tl.load(source + row + high, mask=has_high, other=0.0).to(WORK) - fill, 0.0)
+    """The two cells of a row of cells by their weights."""
+    a = tl.where(has_low, tl.load(source + row + low, mask=has_low, other=0.0).to(WORK), fill)
+    b = tl.where(has_high, tl.load(source + row + high, mask=has_high, other=0.0).to(WORK), fill)
     return weight_low * a + weight_high * b
 
 
@@ -89,19 +88,19 @@ def _linear(image, steps, out, channels, mi, mj, mk, ni, nj, nk, fill: tl.float6
     kl, kh, in_kl, in_kh, wkl, wkh = _cells(_positions(steps, b, i, j, k, D - 1, D), mk, PADDING, WORK)
     in_jl, in_jh = in_jl & inside, in_jh & inside
     row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
-    in_ll, in_lh = in_jl, in_jh
+    in_ll, in_lh, covered = in_jl, in_jh, (in_jl | in_jh) & (in_kl | in_kh)
     if D == 3:
         il, ih, in_il, in_ih, wil, wih = _cells(_positions(steps, b, i, j, k, 0, D), mi, PADDING, WORK)
         plane = tl.cast(mj, OFFSET) * mk
         row_hl, row_hh = row_ll + ih * plane, row_lh + ih * plane
         row_ll, row_lh = row_ll + il * plane, row_lh + il * plane
         in_hl, in_hh = in_jl & in_ih, in_jh & in_ih
-        in_ll, in_lh = in_jl & in_il, in_jh & in_il
+        in_ll, in_lh, covered = in_jl & in_il, in_jh & in_il, covered & (in_il | in_ih)
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     source = image + tl.cast(b, OFFSET) * channels * cells
     target = out + tl.cast(b, OFFSET) * channels * voxels + (tl.cast(i, OFFSET) * nj + j) * nk + k
-    unknown = tl.load(steps + b * D * (D + 1) + D) == UNKNOWN
-    outside = tl.where(unknown, float("nan"), fill)
+    known = tl.load(steps + b * D * (D + 1) + D) != UNKNOWN
+    covered, outside = covered & known, tl.where(known, fill, float("nan"))
     for _channel in range(channels):
         value = wjl * _along(source, row_ll, kl, kh, in_ll & in_kl, in_ll & in_kh, wkl, wkh, fill, WORK)
         value += wjh * _along(source, row_lh, kl, kh, in_lh & in_kl, in_lh & in_kh, wkl, wkh, fill, WORK)
@@ -109,7 +108,7 @@ def _linear(image, steps, out, channels, mi, mj, mk, ni, nj, nk, fill: tl.float6
             upper = wjl * _along(source, row_hl, kl, kh, in_hl & in_kl, in_hl & in_kh, wkl, wkh, fill, WORK)
             upper += wjh * _along(source, row_hh, kl, kh, in_hh & in_kl, in_hh & in_kh, wkl, wkh, fill, WORK)
             value = wil * value + wih * upper
-        tl.store(target, (value + outside).to(out.dtype.element_ty), mask=inside)
+        tl.store(target, tl.where(covered, value, outside).to(out.dtype.element_ty), mask=inside)
         source += cells
         target += voxels
 
@@ -145,9 +144,11 @@ def _nearest(labels, steps, out, channels, mi, mj, mk, ni, nj, nk,
 
 def _launch(kernel, source, matrix, out, padding, *tail, **options) -> None:
     """The kernel on all tiles of the result's voxels."""
+    if not out.numel():  # an image of no channels, in front of labels
+        return
     batch, dims = source.shape[0], matrix.shape[1]
     steps = torch.empty(matrix.shape, dtype=torch.int64, device=matrix.device)
-    reach = REACH / max(1, *out.shape[2:])
+    reach = REACH / max(out.shape[2:])
     launch.run(_steps, batch, matrix.contiguous(), steps, reach, SHIFT_LIMIT, D=dims, ENTRIES=ENTRIES, num_warps=1)
     spatial = launch.sizes(out.shape[2:])
     launch.run(

@@ -1,149 +1,20 @@
 // Warp by an affine on the CPU. Bytes a voxel (float32, one channel): 4 (image, cached) + 4 (out) = 8; a label of one byte: 2.
 //
-// Positions along a row are an arithmetic progression. So the voxels of a row that see fill alone, and those whose cells are all in the image, are
-// one interval each, found by a division; what is between them, some voxels at the image's faces, takes a path with all the conditions. Inside,
-// positions are one addition an axis, and values come from warp_interior.h.
+// Of a row (warp_affine_rows.h) what is outside is filled, and what is inside the image comes from warp_interior.h; some voxels in between, at the
+// image's faces, take a path with all the conditions. Where the row lies along a row of the image, as for a crop, the 2^(D-1) rows of cells around
+// it are blended into one first, and all that is left is along that.
 #include "warp_affine.h"
 
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <utility>
 #include <vector>
 
-#include "core/warp_affine.h"
-#include "cpu/convert.h"
 #include "cpu/pages.h"
-#include "cpu/parallel.h"
-#include "cpu/warp_block.h"
+#include "cpu/warp_affine_rows.h"
 
 namespace regkit {
 namespace {
 
-constexpr int64_t kTileRows = 16, kTilePlanes = 32;
-
-// One batch item's matrix in steps; what each lane is ahead of the first; 1 / step along k; and how far from the lowest cell of a voxel the cell is
-// that the same voxel of the next plane reads as the first to do so, about.
-template <int D>
-struct Affine {
-  int64_t linear[D][D], shift[D];
-  uint64_t ahead[D][kLanes];
-  double inverse[D];
-  int64_t next = 0;
-
-  Affine(const double* matrix, const WarpSizes& s) {
-    const double limit = kReach / static_cast<double>(std::max({int64_t(1), s.output[0], s.output[1], s.output[2]}));
-    const bool unknown = std::any_of(matrix, matrix + D * (D + 1), [](double x) { return x != x; });
-    for (int d = 0; d < D; ++d) {
-      for (int e = 0; e < D; ++e) linear[d][e] = unknown ? 0 : affine_steps(matrix[d * (D + 1) + e], limit);
-      shift[d] = unknown ? kUnknown : affine_steps(matrix[d * (D + 1) + D], kShiftLimit);
-      for (int l = 0; l < kLanes; ++l) ahead[d][l] = static_cast<uint64_t>(linear[d][D - 1]) * l;
-      inverse[d] = 1.0 / static_cast<double>(linear[d][D - 1]);
-    }
-    int64_t stride = 1, most = 0, far_cell = 0;
-    for (int d = D - 1; d >= 0; --d) {
-      const int64_t step = linear[d][0];
-      next += stride * affine_base(static_cast<uint64_t>(step + kVoxel / 2));
-      if (std::abs(step) > most) most = std::abs(step), far_cell = step > 0 ? stride : 0;
-      stride *= s.image[d + 3 - D];
-    }
-    next += far_cell;
-  }
-  bool unknown() const { return shift[0] == kUnknown; }
-};
-
-template <int D>
-std::vector<Affine<D>> affines(const double* matrix, const WarpSizes& s) {
-  std::vector<Affine<D>> items;
-  for (int64_t b = 0; b < s.batch; ++b) items.emplace_back(matrix + b * D * (D + 1), s);
-  return items;
-}
-
-// Positions of the voxels of one row; they wrap beyond the row's end, where lanes without a voxel may be.
-template <int D>
-struct AffineRow {
-  const Affine<D>& affine;
-  int64_t start[D];
-
-  AffineRow(const Affine<D>& a, const Row& row, int64_t offset = 0) : affine(a) {
-    for (int d = 0; d < D; ++d) {
-      start[d] = a.shift[d] + a.linear[d][D - 2] * row.j + offset;
-      if constexpr (D == 3) start[d] += a.linear[d][0] * row.i;
-    }
-  }
-  uint64_t at(int d, int64_t k) const { return static_cast<uint64_t>(start[d]) + static_cast<uint64_t>(affine.linear[d][D - 1]) * k; }
-};
-
-struct Interval {
-  int64_t begin, end;
-};
-
-// The least k of [0, n] with start + k step >= bound, for step > 0; n if there is none.
-inline int64_t first_at_least(int64_t bound, int64_t start, int64_t step, double inverse, int64_t n) {
-  const double estimate = static_cast<double>(bound - start) * inverse;  // out by less than one
-  int64_t k = estimate > 0 ? (estimate < n ? static_cast<int64_t>(estimate) : n) : 0;
-  while (k > 0 && start + (k - 1) * step >= bound) --k;
-  while (k < n && start + k * step < bound) ++k;
-  return k;
-}
-
-// The voxels of [0, n) along k whose position is in the span of every axis.
-template <int D, class SpanOf>
-Interval voxels_within(const AffineRow<D>& row, int64_t n, SpanOf&& span_of) {
-  Interval found{0, n};
-  for (int d = 0; d < D; ++d) {
-    const AffineSpan span = span_of(d);
-    const int64_t start = row.start[d], step = row.affine.linear[d][D - 1];
-    const double inverse = row.affine.inverse[d];
-    if (step == 0) {
-      if (start < span.first || start > span.last) return {0, 0};
-    } else if (step > 0) {
-      found.begin = std::max(found.begin, first_at_least(span.first, start, step, inverse, n));
-      found.end = std::min(found.end, first_at_least(span.last + 1, start, step, inverse, n));
-    } else {
-      found.begin = std::max(found.begin, first_at_least(-span.last, -start, -step, -inverse, n));
-      found.end = std::min(found.end, first_at_least(-span.first + 1, -start, -step, -inverse, n));
-    }
-  }
-  return found.begin < found.end ? found : Interval{0, 0};
-}
-
-// The positions of a block along one axis, in their two words.
-struct Words {
-  alignas(64) int32_t base[kLanes];
-  alignas(64) uint32_t rest[kLanes];
-};
-
-// Two registers of positions make one of upper words and one of lower words.
-template <size_t... I>
-REGKIT_INLINE void split(uint64_t first, const uint64_t* ahead, Words& words, std::index_sequence<I...>) {
-  typedef uint64_t Wide __attribute__((vector_size(kVectorBytes)));
-  constexpr int L = sizeof...(I), half = L / 2;
-  for (int l = 0; l < kLanes; l += L) {
-    Wide below, above;
-    std::memcpy(&below, ahead + l, sizeof below);
-    std::memcpy(&above, ahead + l + half, sizeof above);
-    const WordLanes a = (WordLanes)(below + first), b = (WordLanes)(above + first);
-    const WordLanes base = __builtin_shufflevector(a, b, (2 * static_cast<int>(I) + 1)...), rest = __builtin_shufflevector(a, b, (2 * static_cast<int>(I))...);
-    std::memcpy(words.base + l, &base, sizeof base);
-    std::memcpy(words.rest + l, &rest, sizeof rest);
-  }
-}
-
-template <int D>
-REGKIT_INLINE void locate(Words (&words)[D], const AffineRow<D>& row, int64_t k) {
-  for (int d = 0; d < D; ++d) split(row.at(d, k), row.affine.ahead[d], words[d], std::make_index_sequence<kVectorBytes / sizeof(uint32_t)>{});
-}
-
-template <int D, class Index>
-REGKIT_INLINE void interior_offsets(const Words (&words)[D], const int64_t (&size)[D], Index* offset) {
-  for (int l = 0; l < kLanes; ++l) {
-    Index at = words[0].base[l];
-    for (int d = 1; d < D; ++d) at = at * static_cast<Index>(size[d]) + words[d].base[l];
-    offset[l] = at;
-  }
-}
+constexpr int64_t kSteepest = 4 * kVoxel;  // a row that steps over more cells would blend too many of them
 
 template <int D, class T>
 struct EdgeBlock {
@@ -172,15 +43,15 @@ void locate_edge(EdgeBlock<D, T>& block, const AffineRow<D>& row, int64_t k, con
   else locate_edge<D, Padding::extent>(block, row, k, size);
 }
 
-// A row of cells at a time, as in warp_block.h.
+// A row of cells at a time, as in warp_block.h. Of the cells only those of the first `lanes` are loaded: mostly there are few.
 template <class Index, int D, class Stored, class T>
-void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], T fill, T* value) {
-  std::fill_n(value, kLanes, fill);
+void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64_t (&size)[D], int lanes, T fill, T* value) {
+  std::fill_n(value, kLanes, T(0));
   const T* upper_k = block.upper[D - 1];
   for (int rows = 0; rows < (1 << (D - 1)); ++rows) {
     alignas(64) Index base[kLanes] = {};
     alignas(64) int32_t outside[kLanes] = {};  // negative there
-    alignas(64) T weight[kLanes], low[kLanes], high[kLanes];
+    alignas(64) T weight[kLanes], low[kLanes] = {}, high[kLanes] = {};
     std::fill_n(weight, kLanes, T(1));
     for (int d = 0; d < D - 1; ++d) {
       const int which = rows >> (D - 2 - d) & 1;
@@ -194,10 +65,10 @@ void value_edge(const EdgeBlock<D, T>& block, const Stored* channel, const int64
       }
     }
     const auto cells = [&](const int32_t* cell, T* found) __attribute__((always_inline)) {
-      for (int l = 0; l < kLanes; ++l) {
+      for (int l = 0; l < lanes; ++l) {
         const bool inside = (outside[l] | cell[l]) >= 0;
         const T v = load(channel[inside ? base[l] + cell[l] : 0]);
-        found[l] = inside ? v - fill : T(0);
+        found[l] = inside ? v : fill;
       }
     };
     cells(block.cell[0][D - 1], low);
@@ -222,7 +93,11 @@ class AffineSampler {
     if (inside.end - inside.begin < kLanes) inside = {covered.end, covered.end};
     put(r, 0, covered.begin, fill_);
     for (int64_t k = covered.begin; k < inside.begin; k += kLanes) edge(row, r, k, std::min(k + kLanes, inside.begin));
-    for (int64_t k = inside.begin; k < inside.end; k += kLanes) interior(row, r, std::min(k, inside.end - kLanes));  // the last ones twice
+    if (inside.begin < inside.end && affine.straight() && std::abs(affine.step()) <= kSteepest) {
+      straight(row, r, inside);
+    } else {
+      for (int64_t k = inside.begin; k < inside.end; k += kLanes) interior(row, r, std::min(k, inside.end - kLanes));  // the last ones twice
+    }
     for (int64_t k = inside.end; k < covered.end; k += kLanes) edge(row, r, k, std::min(k + kLanes, covered.end));
     put(r, covered.end, n, fill_);
   }
@@ -252,6 +127,62 @@ class AffineSampler {
     }
   }
 
+  void straight(const AffineRow<D>& row, const Row& r, const Interval& inside) {
+    constexpr int L = kLaneCount<T>, rows = 1 << (D - 1);
+    const int k_axis = D - 1;
+    const int32_t one = affine_base(row.at(k_axis, inside.begin)), other = affine_base(row.at(k_axis, inside.end - 1));
+    const int32_t first = std::min(one, other), cells = std::max(one, other) + 2 - first;
+    int64_t offset[rows];
+    T weight[rows];
+    for (int which = 0; which < rows; ++which) {
+      offset[which] = 0, weight[which] = 1;
+      for (int d = 0; d < k_axis; ++d) {
+        const int upper = which >> (k_axis - 1 - d) & 1;
+        const T f = affine_fraction<T>(static_cast<uint32_t>(row.at(d, 0)));
+        offset[which] = offset[which] * size_[d] + affine_base(row.at(d, 0)) + upper;
+        weight[which] *= upper ? f : 1 - f;
+      }
+      offset[which] = offset[which] * size_[k_axis] + first;
+    }
+    blended_.resize(cells);
+    const T f = affine_fraction<T>(static_cast<uint32_t>(row.at(k_axis, inside.begin)));
+    for (int64_t c = 0; c < s_.channels; ++c) {
+      blend(channel(r, c), offset, weight, cells);
+      for (int64_t at = inside.begin; at < inside.end; at += kLanes) {
+        const int64_t k = std::min(at, inside.end - kLanes);
+        alignas(64) T low[kLanes], high[kLanes], upper[kLanes];
+        if (row.affine.step() == kVoxel) {  // one cell a voxel, and all at the same distance
+          const T* cell = blended_.data() + (k - inside.begin);
+          for (int l = 0; l < kLanes; ++l) low[l] = cell[l], high[l] = cell[l + 1], upper[l] = f;
+        } else {
+          Words words;
+          alignas(64) int32_t cell[kLanes];
+          split(row.at(k_axis, k), row.affine.ahead[k_axis], words, std::make_index_sequence<kVectorBytes / sizeof(uint32_t)>{});
+          for (int l = 0; l < kLanes; ++l) cell[l] = words.base[l] - first, upper[l] = affine_fraction<T>(words.rest[l]);
+          for (int l = 0; l < kLanes; l += L) load_pairs(blended_.data(), cell + l, low + l, high + l, std::make_index_sequence<L / 2>{});
+        }
+        for (int l = 0; l < kLanes; ++l) low[l] = (1 - upper[l]) * low[l] + upper[l] * high[l];
+        for (int l = 0; l < kLanes; l += L) store_from_lanes(target(r, c) + k + l, load_lanes(low + l));
+      }
+    }
+  }
+
+  template <size_t rows>
+  void blend(const Stored* channel, const int64_t (&offset)[rows], const T (&weight)[rows], int64_t cells) {
+    constexpr int L = kLaneCount<T>;
+    int64_t m = 0;
+    for (; m + L <= cells; m += L) {
+      Lanes<T> sum = weight[0] * load_as_lanes(channel + offset[0] + m);
+      for (size_t which = 1; which < rows; ++which) sum += weight[which] * load_as_lanes(channel + offset[which] + m);
+      store_lanes(blended_.data() + m, sum);
+    }
+    for (; m < cells; ++m) {
+      T sum = weight[0] * load(channel[offset[0] + m]);
+      for (size_t which = 1; which < rows; ++which) sum += weight[which] * load(channel[offset[which] + m]);
+      blended_[m] = sum;
+    }
+  }
+
   // Tilted rows enter lines of memory in an order that no hardware foresees: for them, waiting for memory is half of the time.
   static void fetch_next(const Stored* channel, const Index* offset, int64_t next) {
     const uintptr_t base = reinterpret_cast<uintptr_t>(channel);  // an address may lie outside the image, which is harmless here
@@ -263,7 +194,7 @@ class AffineSampler {
     alignas(64) T value[kLanes];
     locate_edge(block, row, begin, size_, padding_);
     for (int64_t c = 0; c < s_.channels; ++c) {
-      value_edge<Index>(block, channel(r, c), size_, fill_, value);
+      value_edge<Index>(block, channel(r, c), size_, static_cast<int>(end - begin), fill_, value);
       for (int64_t k = begin; k < end; ++k) target(r, c)[k] = store<Stored>(value[k - begin]);
     }
   }
@@ -274,6 +205,7 @@ class AffineSampler {
   const Padding padding_;
   const T fill_;
   int64_t size_[D];
+  std::vector<T> blended_;
 };
 
 template <int D, class Index, class Element>
@@ -292,31 +224,25 @@ void nearest_row(const Affine<D>& affine, const Row& r, const Element* labels, E
     const Element* channel = labels + (r.b * s.channels + c) * s.image_voxels();
     Element* target = out + (r.b * s.channels + c) * s.output_voxels() + r.offset;
     for (int64_t k = 0; k < inside.begin; ++k) target[k] = outside(channel, k);
-    for (int64_t k = inside.begin; k < inside.end; k += kLanes) {
-      alignas(64) Index offset[kLanes];
-      Words words[D];
-      locate(words, row, k);
-      interior_offsets(words, size, offset);
-      if (inside.end - k >= kLanes) {
-        for (int l = 0; l < kLanes; ++l) target[k + l] = channel[offset[l]];
-      } else {
-        for (int l = 0; l < inside.end - k; ++l) target[k + l] = channel[offset[l]];
+    if (inside.begin < inside.end && affine.straight() && affine.step() == kVoxel) {
+      int64_t offset = 0;
+      for (int d = 0; d < D; ++d) offset = offset * size[d] + affine_base(row.at(d, inside.begin));
+      std::copy_n(channel + offset, inside.end - inside.begin, target + inside.begin);
+    } else {
+      for (int64_t k = inside.begin; k < inside.end; k += kLanes) {
+        alignas(64) Index offset[kLanes];
+        Words words[D];
+        locate(words, row, k);
+        interior_offsets(words, size, offset);
+        if (inside.end - k >= kLanes) {
+          for (int l = 0; l < kLanes; ++l) target[k + l] = channel[offset[l]];
+        } else {
+          for (int l = 0; l < inside.end - k; ++l) target[k + l] = channel[offset[l]];
+        }
       }
     }
     for (int64_t k = inside.end; k < n; ++k) target[k] = outside(channel, k);
   }
-}
-
-// Jobs are tiles of some rows, plane after plane: of the cells that a plane's rows read half are those that the plane before has read, and
-// are in the cache still.
-template <class Call>
-void for_rows_in_tiles(const WarpSizes& s, int threads, Call&& call) {
-  const Chunks rows{s.output[1], kTileRows}, planes{s.output[0], kTilePlanes};
-  parallel_for(s.batch * planes.count() * rows.count(), threads, [&](int64_t job) {
-    const int64_t tile = job % rows.count(), slab = job / rows.count() % planes.count(), b = job / (rows.count() * planes.count());
-    for (int64_t i = planes.begin(slab); i < planes.end(slab); ++i)
-      for (int64_t j = rows.begin(tile); j < rows.end(tile); ++j) call(Row{b, i, j, (i * s.output[1] + j) * s.output[2]});
-  });
 }
 
 // Calls call(D, index type) as compile-time constants.
@@ -337,8 +263,9 @@ void warp_affine(const Stored* image, const double* matrix, Stored* out, const W
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   by_dims_and_index(s, [&](auto dims, auto index) {
     const auto items = affines<dims.value>(matrix, s);
-    for_rows_in_tiles(s, threads, [&](const Row& row) {
-      AffineSampler<dims.value, decltype(index), Stored>(image, out, s, static_cast<Padding>(padding), fill).row(items[row.b], row);
+    for_rows_in_tiles(s, threads, [&] {
+      AffineSampler<dims.value, decltype(index), Stored> sampler(image, out, s, static_cast<Padding>(padding), fill);
+      return [&items, sampler](const Row& row) mutable { sampler.row(items[row.b], row); };
     });
   });
 }
@@ -348,8 +275,8 @@ void warp_affine_nearest(const Element* labels, const double* matrix, Element* o
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   by_dims_and_index(s, [&](auto dims, auto index) {
     const auto items = affines<dims.value>(matrix, s);
-    for_rows_in_tiles(s, threads, [&](const Row& row) {
-      nearest_row<dims.value, decltype(index)>(items[row.b], row, labels, out, s, static_cast<Padding>(padding) == Padding::border);
+    for_rows_in_tiles(s, threads, [&] {
+      return [&](const Row& row) { nearest_row<dims.value, decltype(index)>(items[row.b], row, labels, out, s, static_cast<Padding>(padding) == Padding::border); };
     });
   });
 }

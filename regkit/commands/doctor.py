@@ -155,9 +155,11 @@ def self_test() -> list[Finding]:
     labels, other_labels = ((4 * x[:, :1]).to(torch.uint8) for x in (image, other))
     keypoints = torch.tensor([[[4.0, 6.0, 5.0], [5.0, 7.0, 6.0]]])
     basis = torch.randn(125, 8, generator=random)
+    matrix = torch.eye(3, 4) + 0.1 * torch.randn(3, 4, generator=random)
     search = {"search_radius": 2, "stride": 1, "patch_radius": 1, "metric": "ssd"}
     cases = {
         "warp": lambda: ops.warp(image, u),
+        "warp_affine": lambda: torch.cat(ops.warp_affine(image, matrix, labels=labels), 1),
         "lncc": lambda: ops.lncc(image, other, window=5),
         "warp_lncc": lambda: ops.warp_lncc(image.detach(), other.detach(), u, window=5),
         "compose": lambda: ops.compose(u, v),

@@ -25,7 +25,7 @@ def warp_affine(
     x runs over the voxels of the result, A x + t is in voxels of the image, array axis order for both. No displacement is made: image and
     result are all that memory sees. Crops, pads, flips, turns and changes of the grid are each one matrix, and so are all of them together.
 
-    image: linear. labels: the nearest voxel's, halves round up.
+    image: linear. labels: the nearest voxel's, halves round up; for labels alone an image of no channels will do.
     padding: as warp's: "zeros" cells outside the image count as `fill`, labels as 0; "border" positions are clamped; "extent" voxels have a
         width: within half a voxel of the edge the edge's value, beyond that `fill` (labels 0).
     Positions are whole numbers of 2^-32 voxel, to which the matrix is rounded: exact from there on, so that every backend finds the same
@@ -81,7 +81,8 @@ def _fake_nearest(labels, matrix, size, padding):
 def _cpp(image, matrix, size, padding, fill):
     source, matrices = image.contiguous(), matrix.double().contiguous()
     out = source.new_empty((*image.shape[:2], *size))
-    native.function("warp_affine", image.dtype)(*_call(source, matrices, out), padding, fill, torch.get_num_threads())
+    if out.numel():  # not so for an image that only stands in front of labels
+        native.function("warp_affine", image.dtype)(*_call(source, matrices, out), padding, fill, torch.get_num_threads())
     return out
 
 

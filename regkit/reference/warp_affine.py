@@ -44,15 +44,16 @@ def axis_cells(c: torch.Tensor, n: int, padding: int, dtype: torch.dtype):
 
 def warp_affine(image: torch.Tensor, matrix: torch.Tensor, size: list[int], padding: int, fill: float) -> torch.Tensor:
     dtype, steps = working_dtype(image), fixed_point(matrix, size)
-    moving = image.to(dtype) - fill
+    moving, covered = image.to(dtype), False
     out = torch.zeros((*image.shape[:2], *size), dtype=dtype, device=image.device)
     axes = [axis_cells(c, n, padding, dtype) for c, n in zip(positions(steps, size), image.shape[2:])]
     for corner in product(*axes):
         index, weights, inside = zip(*corner)
-        cells = torch.where(torch.stack(inside).all(0)[:, None], gather(moving, list(index)), 0.0)
-        out += torch.stack(weights).prod(0)[:, None] * cells
+        counts = torch.stack(inside).all(0)[:, None]
+        covered = covered | counts
+        out += torch.stack(weights).prod(0)[:, None] * torch.where(counts, gather(moving, list(index)), fill)
     unknown = (steps[:, 0, -1] == UNKNOWN).view(-1, *[1] * (image.dim() - 1))
-    return torch.where(unknown, float("nan"), out + fill).to(image.dtype)
+    return torch.where(unknown, float("nan"), torch.where(covered, out, fill)).to(image.dtype)
 
 
 def warp_affine_nearest(labels: torch.Tensor, matrix: torch.Tensor, size: list[int], padding: int) -> torch.Tensor:

@@ -62,6 +62,11 @@ def points(features: torch.Tensor) -> torch.Tensor:
     return (last - steps % cycles)[None]
 
 
+def shift(a: torch.Tensor) -> torch.Tensor:
+    """A matrix: not of whole voxels, so that no two are equally near."""
+    return torch.tensor([[1, 0, 0, -0.4], [0, 1, 0, 1.3], [0, 0, 1, -2.2]], device=a.device)
+
+
 def doubled(a: torch.Tensor) -> torch.Tensor:
     return ops.upsample(a, [2 * n for n in a.shape[2:]], 2.0)
 
@@ -107,6 +112,8 @@ LARGE = {
     "warp_labels": Large(
         lambda a, u: ops.warp_labels(a, u, mode="majority"), lambda: (labels(), displacement(1)), 4, 2
     ),
+    "warp_affine": Large(lambda a: ops.warp_affine(a, shift(a)), lambda: (uniform(1, HALF),), 4, 1),
+    "warp_affine_nearest": Large(lambda a: ops.warp_affine(a[:, :0].half(), shift(a), labels=a)[1], lambda: (labels(),), 4, 1),
     "warp_nearest": Large(lambda a, u: ops.warp(a, u, mode="nearest"), lambda: (labels(), displacement(1)), 4, 2),
 }  # fmt: skip
 

@@ -31,6 +31,14 @@ def displacement(
     return (u.floor() + 0.03 + 0.94 * (u - u.floor())).to(dtype)
 
 
+def affine(spatial: tuple[int, ...], batch: int = 2, seed: int = 0) -> torch.Tensor:
+    """Turned, scaled and shifted about the centre by so much that corners leave the image: (batch, D, D+1)."""
+    dims = len(spatial)
+    linear = torch.eye(dims, dtype=torch.float64) + 0.25 * randn(batch, dims, dims, seed=seed)
+    center = (torch.tensor(spatial, dtype=torch.float64)[:, None] - 1) / 2
+    return torch.cat([linear, center - linear @ center + randn(batch, dims, 1, seed=seed + 1)], 2)
+
+
 def label_map(spatial: tuple[int, ...], batch: int = 2, seed: int = 0, labels: int = 4) -> torch.Tensor:
     """Labels 0 .. labels - 1 in patches of a few voxels, as in segmentations."""
     coarse = randn(batch, labels, *(n // 3 + 1 for n in spatial), seed=seed)
@@ -98,8 +106,14 @@ def plain_cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = t
     a, b = (randn(batch, 2, *spatial, seed=seed, dtype=dtype) for seed in (1, 2))
     image, labels = randn(batch, 2, *spatial, seed=4).mul(9).to(torch.int16), label_map(spatial, batch)
     keypoints = (randn(batch, 5, len(spatial), seed=6) + 1) * (torch.tensor(spatial) / 2)
-    u, a, b, image, labels, keypoints = (t.to(device) for t in (u, a, b, image, labels, keypoints))
+    matrix, larger = affine(spatial, batch), tuple(n + 2 for n in spatial)
+    u, a, b, image, labels, keypoints, matrix = (t.to(device) for t in (u, a, b, image, labels, keypoints, matrix))
     return {
+        "warp_affine zeros": Case(lambda a: ops.warp_affine(a, matrix, larger, fill=0.3), (a,)),
+        "warp_affine border": Case(lambda a: ops.warp_affine(a, matrix, padding="border"), (a,)),
+        "warp_affine extent": Case(lambda a: ops.warp_affine(a, matrix.float(), padding="extent", fill=-1.0), (a,)),
+        "warp_affine_nearest": Case(lambda a: ops.warp_affine(a, matrix, larger, labels=labels)[1], (a,)),
+        "warp_affine_nearest border": Case(lambda a: ops.warp_affine(a, matrix, labels=image, padding="border")[1], (a,)),
         "warp_nearest": Case(lambda u: ops.warp(image, u, mode="nearest"), (u,)),
         "warp_labels": Case(lambda u: ops.warp_labels(labels, u, mode="majority"), (u,)),
         "invert": Case(lambda u: ops.invert(0.2 * u, iterations=5), (u,)),

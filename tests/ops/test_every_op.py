@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from regkit import ops
-from tests.ops.cases import NAMES, SHAPES, assert_like_reference, assert_same, cases, displacement, randn, reference, value_and_gradients
+from tests.ops.cases import (
+    NAMES,
+    SHAPES,
+    affine,
+    assert_like_reference,
+    assert_same,
+    cases,
+    displacement,
+    randn,
+    reference,
+    value_and_gradients,
+)
 
 DIMS = (2, 3)
 ODD_SHAPES = [(1, 1), (1, 5), (6, 1), (2, 2), (3, 64), (1, 1, 1), (1, 6, 7), (5, 1, 3), (4, 3, 1), (2, 2, 2), (3, 2, 33)]
@@ -122,6 +133,8 @@ def _calls() -> dict[str, tuple]:
     return {
         "warp": (a.requires_grad_(), u.requires_grad_(), 0, 0.5),
         "warp_backward": (b, a.detach(), u.detach(), 0, 0.5, True, False),
+        "warp_affine": (a.detach(), affine((5, 6, 7)), [6, 5, 4], 0, 0.5),
+        "warp_affine_nearest": (a.detach().to(torch.int16), affine((5, 6, 7)), [6, 5, 4], 1),
         "warp_nearest": (a.detach().to(torch.int16), u.detach(), 1, 0.0),
         "lncc": (a.detach(), b, b[:, :1].abs(), 5, 1e-5, False, True),
         "lncc_map": (a, b, 5, 1e-5),
@@ -179,6 +192,7 @@ def test_ops_without_a_gradient_say_so_by_their_result():
         ops.warp(features, u, mode="nearest"),
         ops.warp_labels(labels, u),
         ops.warp_labels(labels, u, mode="majority"),
+        *ops.warp_affine(features, torch.eye(3, 4, requires_grad=True), labels=labels),
         ops.invert(u),
         *ops.jacobian_summary(u),
         ops.best_displacement(features, features, torch.ones(2, 4, 3), search_radius=1),

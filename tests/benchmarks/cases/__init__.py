@@ -7,6 +7,6 @@ tests/benchmarks/test_cases.py then checks that all of them agree; nothing else 
 A new family is a new file and its name here.
 """
 
-from tests.benchmarks.cases import correlate, labels, mind, regularisers, similarity, warp
+from tests.benchmarks.cases import affine, correlate, labels, mind, regularisers, similarity, warp
 
-CASES = [case for family in (warp, similarity, correlate, mind, regularisers, labels) for case in family.CASES]
+CASES = [case for family in (warp, affine, similarity, correlate, mind, regularisers, labels) for case in family.CASES]
