@@ -136,6 +136,7 @@ class AffineSampler {
     }
   }
 
+  // The rows of cells around this row blended into one, and that sampled.
   void straight(const AffineRow<D>& row, const Row& r, const Interval& inside) {
     constexpr int L = kLaneCount<T>, rows = 1 << (D - 1);
     const int k_axis = D - 1;
@@ -194,6 +195,7 @@ class AffineSampler {
     }
   }
 
+  // Voxels [begin, end), not more than kLanes, of which some cells may be outside.
   void edge(const AffineRow<D>& row, const Row& r, int64_t begin, int64_t end) {
     EdgeBlock<D, T> block;
     alignas(64) T value[kLanes];
