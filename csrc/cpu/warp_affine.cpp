@@ -103,6 +103,14 @@ class AffineSampler {
   }
 
  private:
+  static constexpr int kLine = 64 / sizeof(Stored);
+
+  // A cell that the next plane reads as the first to do so. Rows are short, and tilted ones enter lines of memory in an order that no hardware
+  // foresees: waiting for memory would be half of the time.
+  static void fetch(const Stored* channel, int64_t cell) {  // which may lie outside the image: no harm
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(channel) + cell * static_cast<int64_t>(sizeof(Stored))));
+  }
+
   const Stored* channel(const Row& r, int64_t c) const { return image_ + (r.b * s_.channels + c) * s_.image_voxels(); }
   Stored* target(const Row& r, int64_t c) const { return out_ + (r.b * s_.channels + c) * s_.output_voxels() + r.offset; }
 
@@ -120,13 +128,15 @@ class AffineSampler {
     for (int d = 0; d < D; ++d)
       for (int l = 0; l < kLanes; ++l) block.f[d][l] = affine_fraction<T>(words[d].rest[l]);
     for (int64_t c = 0; c < s_.channels; ++c) {
-      if constexpr (D == 3) fetch_next(channel(r, c), block.offset, row.affine.next);
+      if constexpr (D == 3)
+        for (int l = 0; l < kLanes; l += kLanes / 4) fetch(channel(r, c), block.offset[l] + row.affine.next);
       load_interior(block, channel(r, c), size_, cells);
       value_interior(block, cells, value);
       for (int l = 0; l < kLanes; l += kLaneCount<T>) store_from_lanes(target(r, c) + k + l, load_lanes(value + l));
     }
   }
 
+  // The rows of cells around this row blended into one, and that sampled.
   void straight(const AffineRow<D>& row, const Row& r, const Interval& inside) {
     constexpr int L = kLaneCount<T>, rows = 1 << (D - 1);
     const int k_axis = D - 1;
@@ -147,6 +157,8 @@ class AffineSampler {
     blended_.resize(cells);
     const T f = affine_fraction<T>(static_cast<uint32_t>(row.at(k_axis, inside.begin)));
     for (int64_t c = 0; c < s_.channels; ++c) {
+      if constexpr (D == 3)
+        for (int32_t m = 0; m < cells; m += kLine) fetch(channel(r, c), offset[0] + m + row.affine.next);
       blend(channel(r, c), offset, weight, cells);
       for (int64_t at = inside.begin; at < inside.end; at += kLanes) {
         const int64_t k = std::min(at, inside.end - kLanes);
@@ -183,12 +195,7 @@ class AffineSampler {
     }
   }
 
-  // Tilted rows enter lines of memory in an order that no hardware foresees: for them, waiting for memory is half of the time.
-  static void fetch_next(const Stored* channel, const Index* offset, int64_t next) {
-    const uintptr_t base = reinterpret_cast<uintptr_t>(channel);  // an address may lie outside the image, which is harmless here
-    for (int l = 0; l < kLanes; l += 4) __builtin_prefetch(reinterpret_cast<const void*>(base + (offset[l] + next) * static_cast<int64_t>(sizeof(Stored))));
-  }
-
+  // Voxels [begin, end), not more than kLanes, of which some cells may be outside.
   void edge(const AffineRow<D>& row, const Row& r, int64_t begin, int64_t end) {
     EdgeBlock<D, T> block;
     alignas(64) T value[kLanes];

@@ -16,7 +16,7 @@
 
 namespace regkit {
 
-constexpr int64_t kTileRows = 16, kTilePlanes = 32;
+constexpr int64_t kTileRows = 16, kTilePlanes = 32;  // of a job
 
 // One batch item's matrix in steps; what each lane is ahead of the first; 1 / step along k; and how far from the lowest cell of a voxel the cell is
 // that the same voxel of the next plane reads as the first to do so, about.
@@ -149,7 +149,6 @@ REGKIT_INLINE void interior_offsets(const Words (&words)[D], const int64_t (&siz
 
 // Jobs are tiles of some rows, plane after plane: of the cells that a plane's rows read half are those that the plane before has read, and
 // are in the cache still. make() gives a job's own function of a row.
-// make() gives a job's own function of a row.
 template <class Make>
 void for_rows_in_tiles(const WarpSizes& s, int threads, Make&& make) {
   const Chunks rows{s.output[1], kTileRows}, planes{s.output[0], kTilePlanes};

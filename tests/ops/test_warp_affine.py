@@ -175,6 +175,17 @@ def test_what_is_not_in_the_image_does_not_count(backend):
     assert by(backend, image, matrix_of(torch.eye(2), [-9, 0]), (4, 40), fill=3.0).eq(3).all()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # of Triton's interpreter: 0 times infinity
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_in_the_image_spreads_as_in_the_reference(backend):
+    image = randn(1, 1, 5, 7, 40).float()
+    image[0, 0, 2, 3, 17] = math.nan
+    image[0, 0, 4, 6, 39] = math.inf
+    for matrix in (matrix_of(torch.eye(3), [0, 1, 0.5]), matrix_of(torch.eye(3), [0, 0, 0]), affine((5, 7, 40), 1)):
+        got, want = by(backend, image, matrix), by("reference", image, matrix)
+        assert torch.equal(got.isfinite(), want.isfinite()) and 0 < (~got.isfinite()).sum() < 40
+
+
 @pytest.mark.parametrize("padding", ["zeros", "border"])
 @pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
 def test_nan_in_a_matrix(backend, padding):
