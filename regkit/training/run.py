@@ -10,6 +10,7 @@ last.safetensors      the weights at the end
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
     """Makes or checks a run's directory; whether there is something to go on from.
 
     data: the manifest, whose content must be the same on resuming.
-    Raises UsageError: a file in its place, a training in it without --resume, another configuration or manifest with it.
+    Raises UsageError: a file in its place, a training in it without --resume, another configuration or manifest with it; and where
+    TensorBoard, which comes with regkit[train], is missing.
     """
     from regkit.registration.save import check_output
 
     check_output(run)
+    if find_spec("tensorboard") is None:
+        raise UsageError("training writes TensorBoard logs and tensorboard is not installed; pip install 'regkit[train]'")
     text = to_toml(config)
     digest = {"manifest": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()} if data else {}
     there = (run / CONFIG).exists()
