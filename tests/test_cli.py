@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -64,17 +63,12 @@ def python(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     heavy = "{'torch', 'numpy', 'scipy', 'nibabel', 'SimpleITK', 'monai', 'matplotlib', 'jinja2', 'rich.progress'}"
     code = f"import sys; from regkit.cli import main; assert main(['register', '--help']) == 0; assert not {heavy} & set(sys.modules)"
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = python("-c", code)
-        times.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert "--fixed-mask" in done.stdout and "--print-config" in done.stdout
-    assert min(times) < 1.0
 
 
 def test_verbs_and_version(capsys):

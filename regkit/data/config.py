@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from regkit.data.augment import AffineAugmentation
+from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import Manifest
 from regkit.data.pairs import PairDataset, common_shape
 from regkit.data.scans import PreparedScans
@@ -26,6 +27,10 @@ class DataConfig:
     """Random affine of a training scan; probability = 0.0 for none."""
     jointly: bool = False
     """Whether both scans of a pair get the same one."""
+    mirror: tuple[int, ...] = ()
+    """Array axes along which a training pair is turned round, each with probability 1/2; where left and right, say, are alike."""
+    intensity: IntensityAugmentation = field(default_factory=IntensityAugmentation)
+    """Random change of a training scan's grey values; none by default."""
     label_scale: int = 1
     """2: label maps on a grid twice as fine as the network's, on the same box."""
     validation_pairs: int | None = None
@@ -77,6 +82,8 @@ def datasets(
         mode=config.pairs,
         augmentation=config.augmentation,
         jointly=config.jointly,
+        mirror=config.mirror,
+        intensity=config.intensity,
         seed=seed,
         samples=samples,
     )

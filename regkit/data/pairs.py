@@ -12,13 +12,14 @@ from torch.utils.data import Dataset
 
 from regkit import ops
 from regkit.data.augment import AffineAugmentation
+from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import Case, Pairs
 from regkit.data.scans import PreparedCase, PreparedScans
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid
 from regkit.models.input import NetworkInput, sampling
 
-_ORDER, _CHOICE, _AUGMENTATION = range(3)  # what random numbers are for: streams that share nothing
+_ORDER, _CHOICE, _AUGMENTATION, _MIRROR, _INTENSITY = range(5)  # what random numbers are for: streams that share nothing
 
 
 class PairDataset(Dataset):
@@ -41,7 +42,9 @@ class PairDataset(Dataset):
     shape : of the network's frame; see `common_shape`.
     multiple : the network's; every axis of the frame is a multiple of it.
     mode : "all": every pair once an epoch (`epoch` samples), in an order drawn for each epoch; "random": each sample draws its pair.
-    augmentation : None for none. The fixed and the moving scan each get their own; `jointly`: the same.
+    augmentation, intensity : None for none. The fixed and the moving scan each get their own affine, or with `jointly` the same; changes of
+        grey values are each scan's own.
+    mirror : array axes along which both scans are turned round, each with probability 1/2.
     samples : what `len` says. Any other n can be asked for, too.
 
     Raises InputError when no pair is allowed, UsageError for a negative seed.
@@ -57,13 +60,18 @@ class PairDataset(Dataset):
         mode: Literal["all", "random"] = "all",
         augmentation: AffineAugmentation | None = None,
         jointly: bool = False,
+        mirror: Sequence[int] = (),
+        intensity: IntensityAugmentation | None = None,
         seed: int = 0,
         samples: int | None = None,
     ):
         if seed < 0:
             raise UsageError(f"seed must be 0 or more, but is {seed}")
         self.scans, self.shape, self.multiple, self.mode = scans, tuple(shape), multiple, mode
+        if any(not 0 <= axis < len(self.shape) for axis in mirror):
+            raise UsageError(f"mirror names axes from 0 to {len(self.shape) - 1}, but is {tuple(mirror)}")
         self.augmentation, self.jointly, self.seed = augmentation, jointly, seed
+        self.mirror, self.intensity = tuple(mirror), intensity
         self.pairs = Pairs(cases)
         if len(self.pairs) == 0:
             raise InputError(
@@ -110,18 +118,28 @@ class PairDataset(Dataset):
             changes = [
                 self.augmentation.draw(self.shape, _torch(self.seed, _AUGMENTATION, n, side)) for side in (0, 0 if self.jointly else 1)
             ]
+        turned = self._mirrored(n)
         sample = {}
-        for name, case, affine, change in (
-            ("fixed", fixed, None, changes[0]),
-            ("moving", moving, self.scans.alignment(fixed, moving), changes[1]),
-        ):
-            seen = see_case(self.scans[case], grid, affine, change)
+        for side, (name, case, affine) in enumerate((("fixed", fixed, None), ("moving", moving, self.scans.alignment(fixed, moving)))):
+            seen = see_case(self.scans[case], grid, affine, _then(turned, changes[side]))
             sample[name] = seen["image"][0]
+            if self.intensity is not None:
+                sample[name] = self.intensity.apply(sample[name], _torch(self.seed, _INTENSITY, n, side))
             if self._with_labels:
                 sample[f"{name}_labels"] = seen["labels"][0].to(self._dtype)
             if self._with_mask:
                 sample[f"{name}_mask"] = seen["mask"][0].to(torch.uint8)
         return sample | {"index": torch.tensor(n)}
+
+    def _mirrored(self, n: int) -> torch.Tensor | None:
+        """(D, D+1): voxels of the mirrored frame of sample n to voxels of the frame; None for none."""
+        chosen = [axis for axis, turn in zip(self.mirror, _numpy(self.seed, _MIRROR, n).integers(2, size=len(self.mirror))) if turn]
+        if not chosen:
+            return None
+        matrix = torch.eye(len(self.shape), len(self.shape) + 1, dtype=torch.float64)
+        for axis in chosen:
+            matrix[axis, axis], matrix[axis, -1] = -1, self.shape[axis] - 1
+        return matrix
 
 
 def see_case(scan: PreparedCase, grid: Grid, affine: Affine | None = None, change: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -181,6 +199,13 @@ def label_dtype(scans: Sequence[PreparedCase]) -> torch.dtype:
     return next(
         dtype for dtype in (torch.uint8, torch.int16, torch.int32) if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max
     )
+
+
+def _then(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+    """Two changes of voxels (D, D+1), one after the other, as one."""
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.cat([second[:, :-1] @ first[:, :-1], second[:, :-1] @ first[:, -1:] + second[:, -1:]], 1)
 
 
 def _numpy(*entropy: int) -> np.random.Generator:

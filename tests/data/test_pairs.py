@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from regkit import ops
-from regkit.data import AffineAugmentation, PairDataset, PreparedScans, common_shape, read_manifest
+from regkit.data import AffineAugmentation, IntensityAugmentation, PairDataset, PreparedScans, common_shape, read_manifest
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Grid, Image, read_image, resample, write_image
 from regkit.models.input import NetworkInput, frame, prepare, see
@@ -164,6 +164,53 @@ def test_augmentation_of_each_scan_or_of_both(make):
     assert not torch.equal(data[again]["fixed"], data[0]["fixed"])  # the same pair in the next epoch
     rare = make(options=options, augmentation=AffineAugmentation(probability=0.0))
     assert same(rare[0], plain[0])
+
+
+def test_mirrored_pairs_are_turned_round_together(make):
+    plain, turned = make(), make(mirror=(0, 2))
+    found = set()
+    for n in range(12):
+        one, other = plain[n], turned[n]
+        axes = [
+            chosen
+            for chosen in ((), (1,), (3,), (1, 3))
+            if all(torch.equal(one[name].flip(chosen), other[name]) for name in ("fixed", "moving", "fixed_labels", "moving_labels"))
+        ]
+        assert len(axes) == 1  # the same for all four
+        found.add(axes[0])
+    assert len(found) == 4
+    with pytest.raises(UsageError, match="mirror names axes from 0 to 2, but is"):
+        make(mirror=(3,))
+
+
+def test_mirror_and_affine_are_one_matrix(make):
+    """The mirrored frame is filled through the affine that the frame would be."""
+    plain, turned = make(augmentation=ALWAYS), make(augmentation=ALWAYS, mirror=(1,))
+    for n in range(6):
+        one, other = plain[n]["fixed"], turned[n]["fixed"]
+        assert torch.allclose(one, other, atol=1e-5) or torch.allclose(one.flip(2), other, atol=1e-5)
+
+
+def test_grey_values_change_and_the_outside_stays(make):
+    plain, changed = make(), make(intensity=IntensityAugmentation(probability=1.0))
+    one, other = plain[3], changed[3]
+    assert not torch.equal(one["fixed"], other["fixed"]) and torch.equal(one["fixed_labels"], other["fixed_labels"])
+    assert bool((other["fixed"][one["fixed"] == 0] == 0).all()) and 0 <= other["fixed"].min() and other["fixed"].max() <= 1
+    assert same(changed[3], other)  # drawn by number
+
+
+def test_intensity_augmentation():
+    image = torch.linspace(0, 1, 1000).reshape(1, 10, 100)
+    generator = torch.Generator().manual_seed(0)
+    powers = []
+    for _ in range(50):
+        changed = IntensityAugmentation(1.0, gamma=0.5, noise=0.0).apply(image, generator)
+        powers.append((changed[image > 0].log() / image[image > 0].log())[:-1].mean().log().item())
+    assert -0.5 <= min(powers) < -0.3 and 0.3 < max(powers) <= 0.5
+    assert IntensityAugmentation(0.0).apply(image, generator) is image
+    assert (IntensityAugmentation(1.0, gamma=0.0, noise=0.1).apply(image, generator) - image).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="noise must be 0 or more"):
+        IntensityAugmentation(noise=-1.0)
 
 
 def test_finer_labels_lie_on_the_same_box(make):
