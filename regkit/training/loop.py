@@ -30,13 +30,15 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
-    """Seeds python, numpy and torch, before the network is made; deterministic: torch raises where it has no deterministic algorithm."""
+    """Seeds python, numpy and torch, before the network is made; deterministic: torch takes deterministic algorithms from here on, and
+    raises where it has none."""
     import random
 
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)
 
 
 def train(task: Task, options: Loop, run: Path, world: World, device: torch.device, *, resume: bool = False, quiet: bool = False) -> State:
@@ -195,10 +197,13 @@ class _Training:
         failed = None
         if self.world.leads:
             network = {name: tensor.detach().cpu().contiguous() for name, tensor in self.task.network.state_dict().items()}
+            spoilt = next((name for name, tensor in network.items() if not bool(tensor.isfinite().all())), None)
             saved = replace(state, network=network, scaler=self.scaler.state_dict(), generators=every, optimiser=optimiser.state_dict())
             if ends:  # the next stage begins with an optimiser, and a best, of its own
                 saved = replace(saved, stage=state.stage + 1, stage_step=0, optimiser={}, best=None)
             try:
+                if spoilt:  # by another process's loss, or by a gradient
+                    raise self._stopped(f"the weights {spoilt} are no longer numbers at step {state.step}")
                 self.checkpoints.save(saved, is_best=is_best)
                 if is_best:
                     save_weights(self.folder / BEST, self.task, state.metrics)
@@ -211,14 +216,13 @@ class _Training:
     def _check(self, means: dict[str, float]) -> None:
         """Raises TrainingError where a term of the loss is not a finite number."""
         wrong = [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]
-        if not wrong:
-            return
+        if wrong:
+            raise self._stopped(f"the loss is no longer a number at step {self.state.step + 1} ({', '.join(wrong)})")
+
+    def _stopped(self, why: str) -> TrainingError:
         newest = self.checkpoints.newest()
         left = f"the last good checkpoint is {newest}" if newest else "no checkpoint was written yet"
-        raise TrainingError(
-            f"the loss is no longer a number at step {self.state.step + 1} ({', '.join(wrong)}); {left}; "
-            "take a smaller learning_rate or clip the gradient, and check the data with regkit data"
-        )
+        return TrainingError(f"{why}; {left}; take a smaller learning_rate or clip the gradient, and check the data with regkit data")
 
 
 class _Losses(nn.Module):

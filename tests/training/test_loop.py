@@ -1,6 +1,7 @@
 """The engine: stages, freezing, logs, resuming to the bit, several processes, and what stops it."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -118,6 +119,21 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path):
         toy.run(tmp_path, spoilt=7)
     state = Checkpoints(tmp_path, 2).load(tmp_path / "checkpoints" / "step-00000006.pt")
     assert all(tensor.isfinite().all() for tensor in state.network.values())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
+    """As when another process's loss, which this one does not see, went into the gradient."""
+    step = torch.optim.Adam.step
+
+    def spoil(self, *arguments, **options):
+        step(self, *arguments, **options)
+        if next(iter(self.state.values()))["step"] == 6:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spoil)
+    with pytest.raises(TrainingError, match=r"are no longer numbers at step 6; the last good checkpoint is .*step-00000004.pt"):
+        toy.run(tmp_path, log_every=100)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "step-00000003.pt", "step-00000004.pt"]
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
