@@ -2,6 +2,7 @@
 
 from regkit.data.augment import AffineAugmentation
 from regkit.data.config import DataConfig, Datasets, datasets
+from regkit.data.elastic import ElasticAugmentation
 from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import Case, Manifest, Pairs, read_manifest, write_manifest
 from regkit.data.pairs import PairDataset, common_shape
@@ -12,10 +13,11 @@ from regkit.data.validation import ValidationPair, ValidationPairs, to_scan_grid
 
 __all__ = [
     "AffineAugmentation",
-    "IntensityAugmentation",
     "Case",
     "DataConfig",
     "Datasets",
+    "ElasticAugmentation",
+    "IntensityAugmentation",
     "Manifest",
     "PairDataset",
     "Pairs",

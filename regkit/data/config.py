@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from regkit.data.augment import AffineAugmentation
+from regkit.data.elastic import ElasticAugmentation
 from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import Manifest
 from regkit.data.pairs import PairDataset, common_shape
@@ -29,6 +30,8 @@ class DataConfig:
     """Whether both scans of a pair get the same one."""
     mirror: tuple[int, ...] = ()
     """Array axes along which a training pair is turned round, each with probability 1/2; where left and right, say, are alike."""
+    elastic: ElasticAugmentation = field(default_factory=ElasticAugmentation)
+    """Random deformation of a training scan; none by default."""
     intensity: IntensityAugmentation = field(default_factory=IntensityAugmentation)
     """Random change of a training scan's grey values; none by default."""
     label_scale: int = 1
@@ -83,6 +86,7 @@ def datasets(
         augmentation=config.augmentation,
         jointly=config.jointly,
         mirror=config.mirror,
+        elastic=config.elastic,
         intensity=config.intensity,
         seed=seed,
         samples=samples,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from regkit import ops
 from regkit.data.augment import AffineAugmentation
+from regkit.data.elastic import ElasticAugmentation
 from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import Case, Pairs
 from regkit.data.scans import PreparedCase, PreparedScans
@@ -19,7 +20,7 @@ from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid
 from regkit.models.input import NetworkInput, sampling
 
-_ORDER, _CHOICE, _AUGMENTATION, _MIRROR, _INTENSITY = range(5)  # what random numbers are for: streams that share nothing
+_ORDER, _CHOICE, _AUGMENTATION, _MIRROR, _INTENSITY, _ELASTIC = range(6)  # what random numbers are for: streams that share nothing
 
 
 class PairDataset(Dataset):
@@ -42,8 +43,8 @@ class PairDataset(Dataset):
     shape : of the network's frame; see `common_shape`.
     multiple : the network's; every axis of the frame is a multiple of it.
     mode : "all": every pair once an epoch (`epoch` samples), in an order drawn for each epoch; "random": each sample draws its pair.
-    augmentation, intensity : None for none. The fixed and the moving scan each get their own affine, or with `jointly` the same; changes of
-        grey values are each scan's own.
+    augmentation, elastic, intensity : None for none. The fixed and the moving scan each get their own affine, or with `jointly` the same;
+        deformations and changes of grey values are each scan's own.
     mirror : array axes along which both scans are turned round, each with probability 1/2.
     samples : what `len` says. Any other n can be asked for, too.
 
@@ -61,6 +62,7 @@ class PairDataset(Dataset):
         augmentation: AffineAugmentation | None = None,
         jointly: bool = False,
         mirror: Sequence[int] = (),
+        elastic: ElasticAugmentation | None = None,
         intensity: IntensityAugmentation | None = None,
         seed: int = 0,
         samples: int | None = None,
@@ -71,7 +73,7 @@ class PairDataset(Dataset):
         if any(not 0 <= axis < len(self.shape) for axis in mirror):
             raise UsageError(f"mirror names axes from 0 to {len(self.shape) - 1}, but is {tuple(mirror)}")
         self.augmentation, self.jointly, self.seed = augmentation, jointly, seed
-        self.mirror, self.intensity = tuple(mirror), intensity
+        self.mirror, self.elastic, self.intensity = tuple(mirror), elastic, intensity
         self.pairs = Pairs(cases)
         if len(self.pairs) == 0:
             raise InputError(
@@ -121,7 +123,8 @@ class PairDataset(Dataset):
         turned = self._mirrored(n)
         sample = {}
         for side, (name, case, affine) in enumerate((("fixed", fixed, None), ("moving", moving, self.scans.alignment(fixed, moving)))):
-            seen = see_case(self.scans[case], grid, affine, _then(turned, changes[side]))
+            bent = None if self.elastic is None else self.elastic.draw(self.shape, _torch(self.seed, _ELASTIC, n, side))
+            seen = see_case(self.scans[case], grid, affine, _then(turned, changes[side]), bent)
             sample[name] = seen["image"][0]
             if self.intensity is not None:
                 sample[name] = self.intensity.apply(sample[name], _torch(self.seed, _INTENSITY, n, side))
@@ -142,23 +145,41 @@ class PairDataset(Dataset):
         return matrix
 
 
-def see_case(scan: PreparedCase, grid: Grid, affine: Affine | None = None, change: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+def see_case(
+    scan: PreparedCase,
+    grid: Grid,
+    affine: Affine | None = None,
+    change: torch.Tensor | None = None,
+    bent: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
     """A scan in the network's frame: "image" and what there is of "labels" and "mask", (1, 1, *shape).
 
-    affine: the frame's world to the scan's. change: (D, D+1), an augmentation: voxels of what is returned to voxels of the frame.
-    Labels that have a finer grid are returned on a finer frame, on the same box.
+    affine: the frame's world to the scan's. change: (D, D+1), an augmentation: voxels of what is returned to voxels of the frame; bent: a
+    displacement (1, D, *shape) of what is returned, before that.
+    Labels that have a finer grid are returned on a finer frame, on the same box. Whatever is asked for, voxels are interpolated once.
     """
-    matrix = _changed(grid, scan.grid, grid, affine, change)
-    found = ops.warp_affine(scan.image, matrix, grid.shape, labels=scan.maps)
-    image, maps = (found, None) if scan.maps is None else found
+    image, maps = _sampled(scan.image, scan.maps, _changed(grid, scan.grid, grid, affine, change), grid, bent)
     seen = {"image": image} | {name: maps[:, at : at + 1] for at, name in enumerate(scan.channels)}
     if scan.fine is not None:
         scale = scan.fine.shape[2] // scan.grid.shape[0]
         finer, frame = (g.with_shape([scale * n for n in g.shape]) for g in (scan.grid, grid))
         nothing = scan.image.new_empty((1, 0, *scan.fine.shape[2:]))
-        matrix = _changed(frame, finer, grid, affine, change)
-        seen["labels"] = ops.warp_affine(nothing, matrix, frame.shape, labels=scan.fine)[1]
+        finely = None if bent is None else ops.upsample(bent, frame.shape, scale, (scale - 1) / 2, scale=scale)
+        seen["labels"] = _sampled(nothing, scan.fine, _changed(frame, finer, grid, affine, change), frame, finely)[1]
     return seen
+
+
+def _sampled(
+    image: torch.Tensor, maps: torch.Tensor | None, matrix: torch.Tensor, grid: Grid, bent: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Image and maps at `matrix (x + bent(x))` for every voxel x of the grid."""
+    if bent is None:
+        found = ops.warp_affine(image, matrix, grid.shape, labels=maps)
+        return (found, None) if maps is None else found
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in grid.shape), indexing="ij"))
+    linear, shift = matrix[:, :-1].float(), matrix[:, -1].float().reshape(-1, *[1] * grid.ndim)
+    u = (torch.einsum("ab,b...->a...", linear, index + bent[0]) + shift - index)[None]
+    return ops.warp(image, u), None if maps is None else ops.warp_labels(maps, u)
 
 
 def _changed(out: Grid, scan: Grid, frame: Grid, affine: Affine | None, change: torch.Tensor | None) -> torch.Tensor:

@@ -11,7 +11,16 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from regkit import ops
-from regkit.data import AffineAugmentation, IntensityAugmentation, PairDataset, PreparedScans, common_shape, read_manifest
+from regkit.data import (
+    AffineAugmentation,
+    ElasticAugmentation,
+    IntensityAugmentation,
+    PairDataset,
+    PreparedScans,
+    common_shape,
+    pairs,
+    read_manifest,
+)
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Grid, Image, read_image, resample, write_image
 from regkit.models.input import NetworkInput, frame, prepare, see
@@ -189,6 +198,31 @@ def test_mirror_and_affine_are_one_matrix(make):
     for n in range(6):
         one, other = plain[n]["fixed"], turned[n]["fixed"]
         assert torch.allclose(one, other, atol=1e-5) or torch.allclose(one.flip(2), other, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_bent_scans_are_the_scan_at_bent_places(make, scale):
+    """Image and labels of a bent sample are those of the plain one, pulled by the drawn field. A plain fixed scan is whole
+    voxels of its scan: it has not been interpolated before."""
+    elastic = ElasticAugmentation(probability=1.0, amplitude=1.5, sigma=3.0)
+    plain, bent = make(scale=scale), make(scale=scale, elastic=elastic)
+    for n in range(4):
+        one, other = plain[n], bent[n]
+        u = elastic.draw(plain.shape, pairs._torch(0, pairs._ELASTIC, n, 0))
+        assert 0 < u.norm(dim=1).max() <= 1.5
+        assert (ops.warp(one["fixed"][None], u)[0] - other["fixed"]).abs().max() < 1e-3
+        fine = u if scale == 1 else ops.upsample(u, one["fixed_labels"].shape[1:], 2, 0.5, scale=2)
+        differs = ops.warp_labels(one["fixed_labels"][None], fine)[0] != other["fixed_labels"]
+        assert differs.float().mean() < 0.01  # halves between two voxels may round either way
+
+
+def test_elastic_augmentation_mixes_with_the_others(make):
+    everything = {"augmentation": ALWAYS, "mirror": (0,), "elastic": ElasticAugmentation(1.0), "intensity": IntensityAugmentation(1.0)}
+    one, other = make(**everything), make(**everything)
+    assert same(one[5], other[5]) and not same(one[5], one[6])
+    assert ElasticAugmentation(0.0).draw((8, 8), torch.Generator().manual_seed(0)) is None
+    with pytest.raises(ValueError, match="sigma above 0"):
+        ElasticAugmentation(sigma=0.0)
 
 
 def test_grey_values_change_and_the_outside_stays(make):
