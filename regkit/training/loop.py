@@ -205,7 +205,7 @@ class _Training:
                 if spoilt:  # by another process's loss, or by a gradient
                     raise self._stopped(f"the weights {spoilt} are no longer numbers at step {state.step}")
                 self.checkpoints.save(saved, is_best=is_best)
-                if is_best:
+                if is_best and state.stage == len(self.task.stages) - 1:  # before, parts of the network may not have been trained at all
                     save_weights(self.folder / BEST, self.task, state.metrics)
             except TrainingError as error:
                 failed = error

@@ -4,7 +4,7 @@ config.toml           what was asked for, as --config reads it
 log.jsonl             losses and validations, a line an event
 tensorboard/          the same, with pictures
 checkpoints/          all state, to go on from
-model.safetensors     the best weights so far, with their card
+model.safetensors     the best weights of the last stage so far, with their card
 last.safetensors      the weights at the end
 """
 

@@ -55,6 +55,12 @@ def test_it_learns_logs_validates_and_leaves_weights(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
+def test_weights_to_use_come_from_the_last_stage(tmp_path):
+    with pytest.raises(TrainingError):
+        toy.run(tmp_path, spoilt=7)  # in the second stage, before its first validation
+    assert (tmp_path / "checkpoints" / "best.pt").exists() and not (tmp_path / "model.safetensors").exists()
+
+
 def test_stages_train_what_they_should(tmp_path):
     toy.seed_everything(0, False)
     still = toy.Toy().network
