@@ -55,6 +55,8 @@ class _Training:
         self.task, self.options, self.folder, self.world, self.device = task, options, run, world, device
         self.dtype = PRECISIONS[options.precision]
         self.checkpoints = Checkpoints(run, options.keep)
+        if device.type == "cuda":  # all samples have one shape: it pays to try which convolution is fastest
+            torch.backends.cudnn.benchmark = not options.deterministic
         # Convolutions are faster with channels last; the weights stay the same numbers.
         layout = {5: torch.channels_last_3d, 4: torch.channels_last}
         for parameter in task.network.to(device).parameters():
