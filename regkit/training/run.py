@@ -10,13 +10,14 @@ last.safetensors      the weights at the end
 
 import hashlib
 import json
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from regkit.errors import UsageError
 from regkit.geometry import atomic_path
-from regkit.registration.toml import read_toml, to_toml
+from regkit.registration.toml import override, read_toml, to_toml
 
 CONFIG, LOG, BEST, LAST, DATA = "config.toml", "log.jsonl", "model.safetensors", "last.safetensors", "data.json"
 
@@ -39,7 +40,7 @@ def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
     if there and not resume:
         raise UsageError(f"{run} already holds a training; go on with --resume, or name another directory")
     if there:
-        _same(run, text, digest)
+        _same(run, config, digest)
         return True
     run.mkdir(parents=True, exist_ok=True)
     with atomic_path(run / DATA) as draft:
@@ -49,16 +50,15 @@ def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
     return False
 
 
-def _same(run: Path, text: str, digest: dict[str, str]) -> None:
-    import tomllib
-
-    before, now = _flat(read_toml(run / CONFIG)), _flat(tomllib.loads(text))
+def _same(run: Path, config: Any, digest: dict[str, str]) -> None:
+    known = override(type(config)(), read_toml(run / CONFIG), str(run / CONFIG))  # options that came later have their defaults there
+    before, now = (_flat(tomllib.loads(to_toml(options))) for options in (known, config))
     changed = [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         raise UsageError(f"{run} was begun with another configuration: {'; '.join(changed)}; resume without --config, or start anew")
-    known = json.loads((run / DATA).read_text(encoding="utf-8"))
-    if digest.get("sha256") != known.get("sha256"):
-        raise UsageError(f"{run} was begun with another manifest ({known.get('manifest')}); give that one, or start anew")
+    data = json.loads((run / DATA).read_text(encoding="utf-8"))
+    if digest.get("sha256") != data.get("sha256"):
+        raise UsageError(f"{run} was begun with another manifest ({data.get('manifest')}); give that one, or start anew")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -173,6 +173,9 @@ def test_train_writes_weights_that_load(manifest, tmp_path, capsys):
     other.write_text(SMALL.replace("learning_rate = 0.01", "learning_rate = 0.02"))
     code, told = run("train", "lapirn", "--data", manifest, "-o", out, "--resume", "--config", other, capsys=capsys)
     assert code == 2 and "loop.learning_rate was 0.01 and is 0.02" in told
+    kept = (out / "config.toml").read_text()
+    (out / "config.toml").write_text("".join(line + "\n" for line in kept.splitlines() if not line.startswith("clip")))
+    assert run("train", "lapirn", "--data", manifest, "-o", out, "--resume", "--quiet", capsys=capsys)[0] == 0  # an option that came later
 
 
 @pytest.mark.parametrize(
