@@ -1,5 +1,6 @@
 """The training step's benchmark holds: at a small size all providers have the same losses and gradients; one that is off is named."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -18,6 +19,12 @@ def test_providers_agree(name, size, precision):
     steps = training_step.checked(name, network, batch, precision)
     assert len(steps) == 4
     assert lapirn.ops is ops  # put back
+
+
+def test_memory_of_half_precision_in_three_dimensions():
+    """Its warm-up is a training step too, of a size that networks take in half precision."""
+    options = argparse.Namespace(size=(48, 16, 16), channels_last=True)
+    assert training_step.in_this_process("VoxelMorph", "regkit", "bfloat16", options) > 0
 
 
 def test_a_provider_that_is_off_is_named(monkeypatch):
