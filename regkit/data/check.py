@@ -3,8 +3,8 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from regkit.data.config import DataConfig
 from regkit.data.inspect import Finding, inspect
 from regkit.data.manifest import SPLITS, Case, Manifest, Pairs, scan_manifest
 from regkit.data.pairs import frame_shape
+from regkit.data.threads import each
 from regkit.errors import InputError
 from regkit.registration.progress import Progress, silent
 
@@ -74,17 +75,8 @@ def check(
 
 
 def _inspect(cases: list[Case], config: DataConfig, multiple: int, progress: Progress, threads: int | None) -> list[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(threads or min(8, cores or 1)) as pool:
-        jobs = [pool.submit(inspect, case, config.input, multiple=multiple, label_scale=config.label_scale) for case in cases]
-        try:
-            for n, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                progress("read scans", n / len(jobs), f"{n} of {len(jobs)}")
-            return [job.result() for job in jobs]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    work = partial(inspect, options=config.input, multiple=multiple, label_scale=config.label_scale)
+    return each(work, cases, progress, "read scans", threads)
 
 
 def _split(members: list[Finding], manifest: Manifest, split: str, report: Report) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The scans of a manifest, prepared for a network once and kept on disk; and the alignments of pairs of them."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 from regkit.data.cache import fingerprint, key, load_or_make
 from regkit.data.manifest import Case
+from regkit.data.threads import each
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid, Image, Points, check_scan, read_image, read_points, resample
 from regkit.metrics.labels import wanted_labels
@@ -99,16 +98,7 @@ class PreparedScans:
     def fill(self, progress: Progress = silent, threads: int | None = None) -> None:
         """Prepares all cases that are not in the cache yet, several at once."""
         missing = [case for case in self.cases if not self._path(case).exists()]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with ThreadPoolExecutor(threads or min(8, cores or 1)) as pool:
-            jobs = [pool.submit(self._load, case) for case in missing]
-            try:
-                for n, job in enumerate(as_completed(jobs), start=1):
-                    job.result()
-                    progress("prepare scans", n / len(jobs), f"{n} of {len(jobs)}")
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        each(self._load, missing, progress, "prepare scans", threads)
 
     def labels(self, cases: Iterable[Case] | None = None) -> tuple[int, ...]:
         """The labels above 0 that exist in any of the cases (default: all), sorted."""

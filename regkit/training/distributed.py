@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from regkit.errors import UsageError
+
 
 @dataclass(frozen=True)
 class World:
@@ -49,9 +51,7 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """ "auto" takes the GPU of this process where there is one."""
-    from regkit.errors import UsageError
-
+    """The device of this process; with "auto" its GPU where there is one. Raises UsageError for cuda without."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise UsageError(f"device cuda: torch {torch.__version__} sees no GPU here; take auto or cpu")

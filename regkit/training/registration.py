@@ -44,10 +44,12 @@ class RegistrationTask(Task):
         self.kind, self.network, self.options, self.config, self.about = kind, network, dict(options), config, about
         self.dataset, self.validation = data.train, data.validation
         self.labels = data.train.labels
-        if self.validation is not None and self.validation[0].fixed_labels is not None:
-            self.best = ("dice", True)
-        elif self.validation is not None and self.validation[0].fixed_points is not None:
-            self.best = ("tre_mm", False)
+        if self.validation is not None:
+            first = self.validation.pairs[0]  # by its rows: the pair itself would be read, and perhaps registered, for this alone
+            if all(case.label for case in first):
+                self.best = ("dice", True)
+            elif all(case.landmarks for case in first):
+                self.best = ("tre_mm", False)
 
     def displacement(self, fixed: torch.Tensor, moving: torch.Tensor, stage: int) -> torch.Tensor:
         """(1, D, *spatial) on the frame, as far as the network is trained at this stage."""
