@@ -89,12 +89,12 @@ class RegistrationTask(Task):
 def measure(pair: ValidationPair, u: torch.Tensor) -> dict[str, float]:
     """The scores of a displacement (1, D, *frame) on a pair's own scans: dice (mean over the fixed map's labels), tre_mm, sdlogj, folds."""
     u, scores = u.float().cpu(), {}
-    labelled = pair.fixed_labels is not None
-    grids = (pair.fixed_labels.grid, pair.moving_labels.grid) if labelled else (pair.frame, pair.frame)
-    whole = to_scan_grid(u, pair.frame, *grids, pair.affine)
-    if labelled:
-        moved = warp_labels(pair.moving_labels, whole)
-        scores["dice"] = float(np.mean(list(dice(pair.fixed_labels, Image(moved, grids[0])).values())))
+    if pair.fixed_labels is not None:
+        whole = pair.scan_displacement(u)
+        moved = Image(warp_labels(pair.moving_labels, whole), pair.fixed_labels.grid)
+        scores["dice"] = float(np.mean(list(dice(pair.fixed_labels, moved).values())))
+    else:
+        whole = to_scan_grid(u, pair.frame, pair.frame, pair.frame, pair.affine)
     if pair.fixed_points is not None:
         mapped = pair.transform(u).apply(pair.fixed_points.coordinates)
         scores["tre_mm"] = float(tre(mapped, pair.moving_points).mean())

@@ -22,8 +22,8 @@ from regkit.registration.toml import override, read_toml, to_toml
 CONFIG, LOG, BEST, LAST, DATA = "config.toml", "log.jsonl", "model.safetensors", "last.safetensors", "data.json"
 
 
-def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
-    """Makes or checks a run's directory; whether there is something to go on from.
+def check_run(run: Path, config: Any, data: Path, resume: bool) -> bool:
+    """Whether there is a training in a run's directory to go on with; writes nothing.
 
     data: the manifest, whose content must be the same on resuming.
     Raises UsageError: a file in its place, a training in it without --resume, another configuration or manifest with it; and where
@@ -34,20 +34,25 @@ def open_run(run: Path, config: Any, data: Path | None, resume: bool) -> bool:
     check_output(run)
     if find_spec("tensorboard") is None:
         raise UsageError("training writes TensorBoard logs and tensorboard is not installed; pip install 'regkit[train]'")
-    text = to_toml(config)
-    digest = {"manifest": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()} if data else {}
     there = (run / CONFIG).exists()
     if there and not resume:
         raise UsageError(f"{run} already holds a training; go on with --resume, or name another directory")
     if there:
-        _same(run, config, digest)
-        return True
+        _same(run, config, _digest(data))
+    return there
+
+
+def begin_run(run: Path, config: Any, data: Path) -> None:
+    """Makes a run's directory, once all that was given is known to be usable."""
     run.mkdir(parents=True, exist_ok=True)
     with atomic_path(run / DATA) as draft:
-        draft.write_text(json.dumps(digest, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(_digest(data), indent=2) + "\n", encoding="utf-8")
     with atomic_path(run / CONFIG) as draft:
-        draft.write_text(text, encoding="utf-8")
-    return False
+        draft.write_text(to_toml(config), encoding="utf-8")
+
+
+def _digest(data: Path) -> dict[str, str]:
+    return {"manifest": str(data), "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
 
 
 def _same(run: Path, config: Any, digest: dict[str, str]) -> None:

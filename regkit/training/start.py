@@ -15,7 +15,7 @@ from regkit.registration.progress import Progress, silent
 from regkit.training.distributed import World, joined, pick_device
 from regkit.training.loop import seed_everything, train
 from regkit.training.registration import RegistrationTask
-from regkit.training.run import open_run
+from regkit.training.run import begin_run, check_run
 from regkit.training.trainings import TRAININGS
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ def start(
     """
     device = pick_device(config.loop.device)
     with joined(device) as world:
-        cases = read_manifest(manifest)  # before there is a directory
-        _led(world, lambda: open_run(run, config, manifest, resume))
+        cases = read_manifest(manifest)
+        there = _led(world, lambda: check_run(run, config, manifest, resume))
         cache = manifest.absolute().parent / CACHE if cache is None else cache
 
         def prepare() -> Datasets:
@@ -56,6 +56,8 @@ def start(
             raise UsageError(f"the scans are {dims}-D and network.dims is {config.network.dims}; set it in --config")
         seed_everything(config.loop.seed, config.loop.deterministic)
         task = TRAININGS[kind].task(config, data)
+        if world.leads and not there:
+            begin_run(run, config, manifest)
         if world.rank:  # the same weights everywhere, and from here on random numbers of its own
             torch.manual_seed(config.loop.seed + world.rank)
         train(task, config.loop, run, world, device, resume=resume, quiet=quiet)

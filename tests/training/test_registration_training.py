@@ -192,6 +192,7 @@ def test_a_wrong_configuration_is_one_line(manifest, tmp_path, capsys, change, c
     config.write_text(SMALL.replace(*change))
     found, told = run("train", "lapirn", "--data", manifest, "-o", tmp_path / "run", "--config", config, "--quiet", capsys=capsys)
     assert found == code and message in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists()  # or the mended one would be taken for one to resume
 
 
 def test_the_command_line_names_what_is_missing(tmp_path, capsys):
