@@ -155,7 +155,7 @@ save_every = 100
 # Weights of the loss: with labels, what counts is how much smoother the field may get for how much overlap. The paper's (1, 1) give an
 # SDlogJ above 0.06.
 NETWORK = {
-    ("lapirn", "hippocampus", "labels"): "steps = [3000, 40000, 15000]\nfreeze = 300\nloss = {dice = 5.0, smoothness = 12.0}",
+    ("lapirn", "hippocampus", "labels"): "steps = [3000, 40000, 8000]\nfreeze = 300\nloss = {dice = 5.0, smoothness = 12.0}",
     ("lapirn", "hippocampus", "no labels"): "steps = [2000, 10000, 6000]\nfreeze = 300\nloss = {dice = 0.0, smoothness = 3.0}",
     ("lapirn", "brain", "labels"): "steps = [1000, 600, 400]\nfreeze = 100",
     ("lapirn", "brain", "no labels"): "steps = [1000, 600, 400]\nfreeze = 100\nloss = {dice = 0.0}",

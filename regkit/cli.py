@@ -1,6 +1,7 @@
 """The command line: parses the verb and its options, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 a bug (traceback), 2 usage, 3 input, 4 memory, 5 a training that cannot go on, 130 interrupted. Verbs live in
+Exit codes: 0 done, 1 a bug (traceback), 2 usage, 3 input, 4 memory, 5 a training that cannot go on, 130 interrupted, 141 nobody reads on
+what is printed. Verbs live in
 regkit.commands and import torch and the like only when they run, so that `regkit --help` answers at once.
 """
 
@@ -12,6 +13,7 @@ from regkit.errors import MemoryLimitError, RegkitError, UsageError
 
 DESCRIPTION = "Deformable registration of medical images: finds the displacement that aligns a moving scan with a fixed one."
 INTERRUPTED = 130
+UNREAD = 141  # as a shell has it for what SIGPIPE ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Volumes come and go in every step of an optimisation; with 2 MB pages their first touch costs a tenth of what it does with 4 KB ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        return _run(sys.argv[1:] if argv is None else list(argv))
+        code = _run(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # here, where a reader that has gone (| head) can be told from a bug
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+        return UNREAD
     except RegkitError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:

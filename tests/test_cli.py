@@ -270,3 +270,14 @@ def test_doctor_finds_a_broken_op(capsys, monkeypatch):
 def test_demo_needs_both_scans(capsys):
     assert run("demo", "--fixed", "a.nii") == 2
     assert "both --fixed and --moving" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_bug():
+    """regkit ... | head: no traceback, and the exit code that a shell gives to what SIGPIPE ends."""
+    here, there = os.pipe()
+    os.close(here)
+    try:
+        left = subprocess.run([sys.executable, "-m", "regkit.cli", "--version"], stdout=there, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(there)
+    assert (left.returncode, left.stderr) == (141, "")
