@@ -80,7 +80,9 @@ class AutoencoderTask(Task):
         self.labels = labels_of(data, "label-autoencoder")
         shape = data.train.shape
         if len(set(shape)) != 1:
-            raise UsageError(f"label-autoencoder needs a frame with as many voxels along each axis, and it is {shape}; set data.input.shape")
+            raise UsageError(
+                f"label-autoencoder needs a frame with as many voxels along each axis, and it is {shape}; set data.input.shape"
+            )
         self.options = {"code": config.network.code, "classes": 1 + len(self.labels), "size": shape[0]}
         self.network = build("label-autoencoder", self.options)
         self.stages = [Stage("all layers", config.steps)]
