@@ -7,8 +7,8 @@ A pair is seen by the network in its own frame; its field is brought to the imag
 linearly, the largest wins) and measured:
 
     DSC        mean over the labels
-    HD, ASSD   Hausdorff distance and average symmetric surface distance (MedPy's), mean over the labels; in pixels, and in mm where the size
-               of a pixel is known: --mm, by default what AC-RegNet's authors give for montgomery (1.672) and jsrt (1.400)
+    HD, ASSD   Hausdorff distance and average symmetric surface distance (MedPy's), mean over the labels; in pixels, and in mm where the
+               size of a pixel is known: --mm, by default what AC-RegNet's authors give for montgomery (1.672) and jsrt (1.400)
     JAC        pixels with a Jacobian determinant of 0 or less (central differences)
 
 Means over the pairs, standard deviations in brackets. Weights of a segmentation-unet are scored by Dice alone. --preset xray adds a

@@ -1,7 +1,7 @@
 """Trains the system of He et al. 2022 (attention-guided fusion of multi-scale fields) on chest X-rays and prints its row of their table.
 
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont                     the three stages, then the table
-    python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages acregnet   a baseline (its stages before it as needed)
+    python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages acregnet   a baseline (stages before it as needed)
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages ablations
 
 DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Training and test images are named by --train-list and --test-list, one a line;

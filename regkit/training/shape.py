@@ -48,8 +48,8 @@ class ShapeLoss:
             raise InputError(f"{autoencoder} is a {card.network}; give the weights of a label-autoencoder")
         if (network.classes, network.size) != (1 + len(labels), shape[0]) or len(set(shape)) != 1:
             raise InputError(
-                f"{autoencoder} is for {network.classes} classes on {network.size} pixels an axis, and these are {1 + len(labels)} on {shape}; "
-                "train one on these data"
+                f"{autoencoder} is for {network.classes} classes on {network.size} pixels an axis, and these are {1 + len(labels)} on "
+                f"{shape}; train one on these data"
             )
         self.encoder = network.eval().requires_grad_(False)
 
