@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from regkit.errors import UsageError
+from regkit.models.acregnet import ACRegNet
+from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
@@ -21,6 +23,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "lapirn": LapIRN,
     "conditional-lapirn": ConditionalLapIRN,
     "voxelmorph": VoxelMorph,
+    "attention-fusion": AttentionFusion,
+    "ac-regnet": ACRegNet,
     "segmentation-unet": SegmentationUNet,
     "label-autoencoder": LabelAutoencoder,
 }
