@@ -6,7 +6,7 @@ here and there, and gives them back as they were.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class AutoencoderNetwork:
     """Arguments of regkit.models.LabelAutoencoder; its classes follow from the labels, its size from the frame."""
 
     code: int = 32
-    dims: int = 2
+    dims: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ class AutoencoderTask(Task):
         return self.network.parameters()
 
     def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
-        truth = losses.one_hot(torch.cat([batch["fixed_labels"], batch["moving_labels"]]), self.labels)
+        maps = torch.cat([batch["fixed_labels"], batch["moving_labels"]])
+        truth = losses.one_hot(maps, self.labels)
         logits = self.network(swapped(truth, self.config.loss.swap)).float()
-        terms = {"cross_entropy": F.cross_entropy(logits, truth.argmax(1))}
+        terms = {"cross_entropy": F.cross_entropy(logits, losses.class_map(maps, self.labels))}
         if self.config.loss.contour:
             terms["contour"] = self.config.loss.contour * losses.contour_loss(logits.softmax(1), truth, norm=self.config.loss.norm)
         return terms

@@ -86,7 +86,7 @@ class SegmentationTask(Task):
     def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
         scans, maps = (torch.cat([batch[f"fixed{what}"], batch[f"moving{what}"]]) for what in ("", "_labels"))
         logits, truth = self.network(scans).float(), losses.one_hot(maps, self.labels)
-        terms = {"cross_entropy": F.cross_entropy(logits, truth.argmax(1))}
+        terms = {"cross_entropy": F.cross_entropy(logits, losses.class_map(maps, self.labels))}
         if self.config.loss.contour:
             contours = losses.contour_loss(logits.softmax(1), truth, norm=self.config.loss.norm)
             terms["contour"] = self.config.loss.contour * contours
