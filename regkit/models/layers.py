@@ -10,12 +10,12 @@ CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
-_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+AVERAGEAVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def halved(images: torch.Tensor) -> torch.Tensor:
     """Means over 3^D voxels at every second voxel; (n + 1) // 2 voxels along an axis of n. What lies outside takes no part."""
-    return _POOL[images.dim() - 2](images, 3, 2, 1, count_include_pad=False)
+    return AVERAGE_POOL[images.dim() - 2](images, 3, 2, 1, count_include_pad=False)
 
 
 def check_dims(dims: int) -> None:
