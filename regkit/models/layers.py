@@ -10,7 +10,7 @@ CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
-AVERAGEAVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def halved(images: torch.Tensor) -> torch.Tensor:
