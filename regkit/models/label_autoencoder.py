@@ -12,8 +12,8 @@ class LabelAutoencoder(nn.Module):
 
     classes: channels of the maps, the background first. size: voxels along both axes, a multiple of 16. code: its length.
 
-    Convolutions have 3^2 taps, batch norm and ReLU, but for the last one. Both they and the batch norm have biases, as in the authors' torch
-    code. Trained on maps with noise, to give back the clean ones, by cross-entropy.
+    Convolutions have 3^2 taps, batch norm and ReLU, but for the last one. They have biases too, as in the authors' torch
+    code; the weights begin as in their code for TensorFlow. Trained on maps with noise, to give back the clean ones, by cross-entropy.
     Source: Mansilla et al., Learning deformable registration of medical images with anatomical constraints, Neural Networks 2020;
     https://github.com/lucasmansilla/ACRN_Chest_X-ray_IA. He et al. (Applied Intelligence 2022) take it over.
     """

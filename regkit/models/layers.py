@@ -36,7 +36,7 @@ def check_pair(fixed: torch.Tensor, moving: torch.Tensor, dims: int, multiple: i
 
 
 def check_image(image: torch.Tensor, dims: int, multiple: int) -> None:
-    """Raises ValueError unless it is (B, 1, *spatial) with `dims` axes, their sizes multiples of `multiple`; and where torch could not train
+    """Raises ValueError unless it is (B, 1, *spatial) with `dims` axes, all multiples of `multiple`; and where torch could not train
     on it.
     """
     if image.dim() != dims + 2 or image.shape[1] != 1:

@@ -10,7 +10,7 @@ LEVELS = 4  # halvings
 
 class SegmentationUNet(nn.Module):
     """U-Net of 4 halvings: [convolution of 3, batch norm, ReLU] x 2 at each level, maximum pooling, transposed convolution of 2 back up,
-    the encoder's features beside it. 1,940,802 parameters in 2-D with 2 classes and 16 channels.
+    the encoder's features beside it. 1,942,306 parameters in 2-D with 2 classes and 16 channels.
 
     classes: channels of the answer, the background first. channels: at full size; twice as many at each coarser level. dims: 2 or 3 axes.
 
