@@ -9,7 +9,16 @@ import torch
 from safetensors.torch import save_file
 
 from regkit.errors import InputError, UsageError
-from regkit.models import ConditionalLapIRN, LabelAutoencoder, LapIRN, SegmentationUNet, VoxelMorph, weights
+from regkit.models import (
+    ACRegNet,
+    AttentionFusion,
+    ConditionalLapIRN,
+    LabelAutoencoder,
+    LapIRN,
+    SegmentationUNet,
+    VoxelMorph,
+    weights,
+)
 from regkit.models.input import NetworkInput
 from regkit.models.networks import NETWORKS, build, reads, registering
 from regkit.models.weights import Card, load_model, save_model
@@ -20,6 +29,8 @@ OPTIONS = {
     "lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "diffeomorphic": True},
     "conditional-lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "lite": True},
     "voxelmorph": {"variant": "vxm-1", "dims": 2, "int_downsize": 4},
+    "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
+    "ac-regnet": {"channels": [2, 4, 4]},
     "segmentation-unet": {"classes": 3, "channels": 2},
     "label-autoencoder": {"classes": 2, "size": 16, "code": 4},
 }
@@ -27,11 +38,11 @@ OPTIONS = {
 
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
-    assert set(NETWORKS.values()) == {LapIRN, ConditionalLapIRN, VoxelMorph, SegmentationUNet, LabelAutoencoder}
+    assert set(NETWORKS.values()) == {LapIRN, ConditionalLapIRN, VoxelMorph, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder}
 
 
 def test_what_a_network_takes():
-    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph"]
+    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "attention-fusion", "ac-regnet"]
     assert reads(SegmentationUNet) == ("image",) and reads(LabelAutoencoder()) == ("labels",)
 
 
