@@ -60,7 +60,7 @@ class ACRegNetTraining:
     @property
     def multiple(self) -> int:
         """Of which the sizes of the network's frame are."""
-        return ACRegNet.multiple
+        return ACRegNet(**asdict(self.network)).multiple
 
 
 class ACRegNetTask(RegistrationTask):

@@ -83,7 +83,7 @@ class FusionTraining:
     @property
     def multiple(self) -> int:
         """Of which the sizes of the network's frame are."""
-        return AttentionFusion.multiple
+        return max(2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
 
 
 class FusionTask(RegistrationTask):
