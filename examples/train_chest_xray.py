@@ -148,9 +148,14 @@ def write_pairs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
         for name, part in (("train", train), ("validation", test))
         for image in part
     ]
+    manifest, draft = args.out / "pairs.csv", args.out / "pairs.csv.new"
     args.out.mkdir(parents=True, exist_ok=True)
-    write_manifest(Manifest(tuple(cases)), args.out / "pairs.csv")
-    return args.out / "pairs.csv", test
+    write_manifest(Manifest(tuple(cases)), draft)
+    if manifest.exists() and manifest.read_bytes() != draft.read_bytes():
+        draft.unlink()
+        raise UsageError(f"{args.out} was begun with other images, lists or labels (its pairs.csv differs); take another --out")
+    draft.replace(manifest)
+    return manifest, test
 
 
 def _labels(home: Path, image: Path, args: argparse.Namespace) -> Path:

@@ -8,19 +8,14 @@ REDUCTION = 8  # of the size, before the code
 
 class LabelAutoencoder(nn.Module):
     """AC-RegNet's auto-encoder of 2-D one-hot label maps: five convolutions down to one channel of an eighth of the size, a linear code,
-        and back up by nearest neighbours and convolutions. 40,533 parameters for 2 classes, size 64 and a code of 32.
+    and back up by nearest neighbours and convolutions. 40,533 parameters for 2 classes, size 64 and a code of 32.
 
-        classes: channels of the maps, the background first. size: voxels along both axes, a multiple of 16. code: its length.
+    classes: channels of the maps, the background first. size: voxels along both axes, a multiple of 16. code: its length.
 
-    <<<<<<< HEAD
-        Convolutions have 3^2 taps, batch norm and ReLU, but for the last one. Both they and the batch norm have biases, as in the authors' code
-        for torch. Trained on maps with noise, to give back the clean ones, by cross-entropy.
-    =======
-        Convolutions have 3^2 taps, batch norm and ReLU, but for the last one. They have biases too, as in the authors' torch
-        code; the weights begin as in their code for TensorFlow. Trained on maps with noise, to give back the clean ones, by cross-entropy.
-    >>>>>>> x5-a
-        Source: Mansilla et al., Learning deformable registration of medical images with anatomical constraints, Neural Networks 2020;
-        https://github.com/lucasmansilla/ACRN_Chest_X-ray_IA. He et al. (Applied Intelligence 2022) take it over.
+    Convolutions have 3^2 taps, batch norm and ReLU, but for the last one. They have biases too, as in the authors' torch
+    code; the weights begin as in their code for TensorFlow. Trained on maps with noise, to give back the clean ones, by cross-entropy.
+    Source: Mansilla et al., Learning deformable registration of medical images with anatomical constraints, Neural Networks 2020;
+    https://github.com/lucasmansilla/ACRN_Chest_X-ray_IA. He et al. (Applied Intelligence 2022) take it over.
     """
 
     multiple = 16
