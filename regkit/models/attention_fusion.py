@@ -13,6 +13,7 @@ from torch import nn
 from regkit.models.dense_fusion import DenseFusion
 from regkit.models.fields import LevelFields
 from regkit.models.layers import check_dims, check_image, check_pair
+from regkit.models.mask_refinement import MaskRefinement, refine_on_masks
 from regkit.models.segmentation_unet import SegmentationUNet
 
 Mask = Literal["hard", "soft", "none"]
@@ -26,6 +27,7 @@ class AttentionFusion(nn.Module):
     registration: options of DenseFusion.
     mask: "hard", 1 where the probability of all structures together (1 - background) is above 1/2, else 0, as the paper has it; "soft",
     that probability; "none": no attention network is made, `attention` is not used, and the images go in as they are.
+    refinement: options of MaskRefinement: `forward` (not training, which takes `fields`) refines the field on the masks of the pair.
     dims: 2 or 3 axes.
 
     The masks are found in the frame that the network sees; the paper does not say at what size. Training compares images: `clean` gives
@@ -39,13 +41,16 @@ class AttentionFusion(nn.Module):
         attention: Mapping[str, Any] | None = None,
         registration: Mapping[str, Any] | None = None,
         mask: Mask = "hard",
+        refinement: Mapping[str, Any] | None = None,
         dims: int = 2,
     ):
         super().__init__()
         if mask not in get_args(Mask):
             raise ValueError(f"mask must be one of {', '.join(get_args(Mask))}, but came as {mask}")
         check_dims(dims)
-        self.dims, self.mask = dims, mask
+        self.dims, self.mask, self.refinement = dims, mask, MaskRefinement(**(refinement or {}))
+        if mask == "none" and self.refinement.iterations:
+            raise ValueError("refinement needs masks, but mask came as none")
         self.attention = None if mask == "none" else SegmentationUNet(**{**(attention or {}), "dims": dims}).eval().requires_grad_(False)
         self.registration = DenseFusion(**{**(registration or {}), "dims": dims})
 
@@ -80,12 +85,14 @@ class AttentionFusion(nn.Module):
 
         Raises ValueError for images of two shapes, of more than one channel, or of a size that is not a multiple of `multiple`.
         """
-        return self.registration(*self._cleaned(fixed, moving))
+        check_pair(fixed, moving, self.dims, self.multiple)
+        cleaned, masks = zip(*(self.clean(image) for image in (fixed, moving)))
+        if not self.refinement.iterations:
+            return self.registration(*cleaned)
+        found = self.registration.fields(*cleaned)[-1]
+        return refine_on_masks(found, *masks, self.refinement, self.registration.int_steps)
 
     def fields(self, fixed: torch.Tensor, moving: torch.Tensor) -> list[LevelFields]:
         """The fused fields of the scales, coarse to fine, as DenseFusion's."""
-        return self.registration.fields(*self._cleaned(fixed, moving))
-
-    def _cleaned(self, fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         check_pair(fixed, moving, self.dims, self.multiple)
-        return self.clean(fixed)[0], self.clean(moving)[0]
+        return self.registration.fields(self.clean(fixed)[0], self.clean(moving)[0])

@@ -19,6 +19,7 @@ from regkit import losses, ops
 from regkit.data.config import DataConfig, Datasets
 from regkit.errors import InputError, UsageError
 from regkit.models.attention_fusion import AttentionFusion
+from regkit.models.mask_refinement import MaskRefinement
 from regkit.models.networks import build
 from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.weights import load_model
@@ -44,6 +45,8 @@ class FusionNetwork:
     dropout: float = 0.0
     mask: Literal["hard", "soft", "none"] = "hard"
     """Of the attention network; none: there is no such network."""
+    refinement: MaskRefinement = MaskRefinement()
+    """Of the field on the pair's masks, when it registers; training does not know of it."""
     dims: int = 2
 
 
@@ -94,8 +97,8 @@ class FusionTask(RegistrationTask):
     def __init__(self, config: FusionTraining, data: Datasets):
         labels = labels_of(data, "attention-fusion")
         registration = asdict(config.network)
-        mask, dims = registration.pop("mask"), registration.pop("dims")
-        attention, options = None, {"mask": mask, "dims": dims, "registration": registration}
+        options = {name: registration.pop(name) for name in ("mask", "refinement", "dims")} | {"registration": registration}
+        attention, mask = None, config.network.mask
         if mask != "none":
             attention, options["attention"] = _attention(config.attention)
         network = build("attention-fusion", options)

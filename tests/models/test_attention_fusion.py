@@ -136,3 +136,27 @@ def test_odd_sizes_are_refused(mask):
 def test_wrong_options_are_named():
     with pytest.raises(ValueError, match="mask must be one of hard, soft, none"):
         AttentionFusion(mask="binary")
+
+
+@pytest.mark.parametrize("diffeomorphic", [False, True])
+def test_refinement_brings_the_masks_together(diffeomorphic):
+    """Two discs 3 pixels apart, and a network that says nothing yet."""
+    i, j = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    fixed, moving = ((((i - 16) ** 2 + (j - c) ** 2).sqrt() < 7).float()[None, None] for c in (14, 17))
+    made = AttentionFusion(
+        attention={"channels": 2},
+        registration={"channels": (2, 4, 4, 8), "diffeomorphic": diffeomorphic},
+        refinement={"iterations": 60, "smoothness": 0.1},
+    ).eval()
+    made.attention.forward = lambda image: torch.cat([torch.zeros_like(image), 8 * (image - 0.5)], 1)
+    with torch.no_grad():
+        u, plain = made(fixed, moving), made.fields(fixed, moving)[-1].displacement
+        before, after = (float((ops.warp(moving, field) - fixed).abs().mean()) for field in (plain, u))
+    assert after < 0.2 * before and not u.requires_grad
+    assert not diffeomorphic or float(ops.jacobian_summary(u).folds) == 0
+    assert float(u[0, 1, 10:22, 8:20].mean()) > 1  # along the axis on which they lie apart
+
+
+def test_refinement_needs_masks():
+    with pytest.raises(UsageError, match="refinement needs masks"):
+        build("attention-fusion", {"mask": "none", "refinement": {"iterations": 1}})
