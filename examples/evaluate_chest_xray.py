@@ -12,7 +12,7 @@ linearly, the largest wins) and measured:
     JAC        pixels with a Jacobian determinant of 0 or less (central differences)
 
 Means over the pairs, standard deviations in brackets. Weights of a segmentation-unet are scored by Dice alone. --preset xray adds a
-registration without training, on the first --preset-pairs of the pairs.
+registration without training, on --preset-pairs of the pairs. --picture FILE.png shows the last weights' worst, median and best pair.
 """
 
 import argparse
@@ -172,6 +172,39 @@ def evaluate(method: Any, scans: list[Scan], mm: float | None, pairs: int | None
     return rows
 
 
+def picture(method: Any, scans: list[Scan], rows: list[Figures], path: Path) -> None:
+    """The worst, the median and the best pair by DSC: fixed, moving and moved image with their outlines, and the field as a grid."""
+    import torch
+    from matplotlib.figure import Figure
+
+    from regkit import ops
+    from regkit.geometry import atomic_path
+
+    by_name, ordered = {scan.name: scan for scan in scans}, sorted(rows, key=lambda row: row["dsc"])
+    chosen = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
+    figure = Figure(figsize=(12, 9.4), layout="constrained")
+    for axes, row in zip(figure.subplots(3, 4), chosen):
+        fixed, moving = by_name[row["fixed"]], by_name[row["moving"]]
+        u = method(fixed, moving)
+        image = torch.from_numpy(moving.image.data.astype(np.float32))[None, None]
+        moved = ops.warp(image, u, padding="border")[0, 0].numpy()
+        labels = {"fixed": fixed.labels.data, "moving": moving.labels.data, "moved": moved_labels(moving, u, fixed.values)}
+        for ax, (name, grey) in zip(axes, {"fixed": fixed.image.data, "moving": moving.image.data, "moved": moved}.items()):
+            ax.imshow(grey.T, cmap="gray", vmin=0, vmax=255)
+            ax.contour((labels["fixed"] > 0).T, levels=[0.5], colors="lime", linewidths=1)
+            if name != "fixed":
+                ax.contour((labels[name] > 0).T, levels=[0.5], colors="red", linewidths=1)
+            ax.set_title({"fixed": f"fixed {fixed.name}", "moving": f"moving {moving.name}", "moved": f"moved, DSC {row['dsc']:.3f}"}[name])
+        place = np.stack(np.meshgrid(*(np.arange(n) for n in u.shape[2:]), indexing="ij")) + u[0].numpy()
+        for lines in (place[:, ::8], place[:, :, ::8].swapaxes(1, 2)):
+            axes[3].plot(lines[0].T, lines[1].T, color="black", linewidth=0.5)
+        axes[3].set(title=f"field, {row['jac']:.0f} pixels folded", aspect="equal", xlim=(0, u.shape[2]), ylim=(u.shape[3], 0))
+        for ax in axes:
+            ax.set_axis_off()
+    with atomic_path(path) as draft:
+        figure.savefig(draft, dpi=90, format="png")
+
+
 def segmentation(weights: Path, scans: list[Scan]) -> list[Figures]:
     """Dice of a segmentation-unet's masks, on the images' own grid."""
     import torch
@@ -231,6 +264,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered pairs only so many")
     parser.add_argument("--preset", metavar="NAME", help="register without training, too")
     parser.add_argument("--preset-pairs", type=int, default=100, metavar="N")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="writes a picture (PNG) of three pairs")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every pair's figures")
     return parser.parse_args(argv)
@@ -248,7 +282,7 @@ def run(args: argparse.Namespace) -> dict[str, list[Figures]]:
         raise InputError(f"{args.list or args.data}: {len(scans)} images; a pair needs two")
     mm = pixel(args.data, args.mm)
     told = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    rows = {"no registration": evaluate(identity, scans, mm, args.pairs)}
+    rows, shown = {"no registration": evaluate(identity, scans, mm, args.pairs)}, None
     for weights in args.weights:
         from regkit.models.weights import load_card
 
@@ -256,7 +290,12 @@ def run(args: argparse.Namespace) -> dict[str, list[Figures]]:
         if load_card(str(weights)).network == "segmentation-unet":
             rows[name] = segmentation(weights, scans)
         else:
-            rows[name] = evaluate(Network(weights, scans), scans, mm, args.pairs, told)
+            shown = name, Network(weights, scans)
+            rows[name] = evaluate(shown[1], scans, mm, args.pairs, told)
+    if args.picture is not None:
+        if shown is None:
+            raise UsageError("--picture needs weights of a network that registers")
+        picture(shown[1], scans, rows[shown[0]], args.picture)
     if args.preset:
         rows[f"preset {args.preset}"] = evaluate(Preset(args.preset), scans, mm, args.preset_pairs, told)
     return rows
