@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from regkit import cli, losses, ops
+from regkit.data.augment import AffineAugmentation
 from regkit.data.config import DataConfig, datasets
 from regkit.data.manifest import read_manifest
 from regkit.errors import InputError, UsageError
@@ -168,6 +169,27 @@ def test_fusion_loss_is_the_papers(manifest, tmp_path, stages):
     sum(terms.values()).backward()
     assert all(parameter.grad is None for parameter in task.network.attention.parameters())
     assert all(parameter.grad is None for parameter in task.shape.encoder.parameters())
+
+
+def test_masks_are_made_once_where_scans_do_not_vary(manifest, tmp_path, stages):
+    weights = {
+        name: str(stages / kind / "model.safetensors")
+        for name, kind in (("attention", "segmentation-unet"), ("autoencoder", "label-autoencoder"))
+    }
+    for probability in (0.0, 1.0):
+        data = data_of(manifest, tmp_path, augmentation=AffineAugmentation(probability=probability))
+        assert data.train.varies == (probability > 0)
+        torch.manual_seed(0)
+        task = FusionTask(FusionTraining(**weights, network=FusionNetwork(channels=(2, 2, 2, 2), mask="soft")), data)
+        asked = []
+        task.network.attention.register_forward_hook(lambda _, args, out: asked.append(len(args[0])))
+        batch = batch_of(data, 6)  # all pairs of three scans
+        first, again = (task.loss(batch, 0) for _ in range(2))
+        assert sum(asked) == (24 if probability else 3)
+        for name in first:
+            torch.testing.assert_close(first[name], again[name])
+        for side, image in zip(("fixed", "moving"), task._cleaned(batch)):
+            assert torch.equal(image, task.network.clean(batch[side])[0])
 
 
 def test_trained_stages_register_from_one_file(stages, manifest, tmp_path, capsys):
