@@ -36,7 +36,7 @@ def brief(name: str, card: "Card", path: Path) -> list[str]:
     from regkit.report.tables import flatten, number
 
     metrics = ", ".join(f"{key} {number(value)}" for key, value in flatten(card.metrics).items())
-    facts = {"network": card.network, "about": card.description, "data": card.data, "licence": card.licence, "metrics": metrics}
+    facts = {"network": _network(card), "about": card.description, "data": card.data, "licence": card.licence, "metrics": metrics}
     return [f"{name} ({_size(path)})", *(f"  {key:<9}{value}" for key, value in facts.items() if value)]
 
 
@@ -45,9 +45,17 @@ def whole(card: "Card", path: Path) -> list[str]:
     from regkit.registration.provenance import sha256
     from regkit.report.tables import card_table
 
-    rows = [["file", f"{path} ({_size(path)})"], ["sha256", sha256(path)], *card_table(asdict(card)).rows]
+    rows = [["file", f"{path} ({_size(path)})"], ["sha256", sha256(path)], *card_table(asdict(card) | {"network": _network(card)}).rows]
     width = max(len(key) for key, _ in rows) + 2
     return [f"{key:<{width}}{value}" for key, value in rows]
+
+
+def _network(card: "Card") -> str:
+    """Its name, and what is to be known of one that regkit register --model refuses."""
+    from regkit.models.networks import NETWORKS, PAIR, reads
+
+    takes = reads(NETWORKS[card.network])
+    return card.network if takes == PAIR else f"{card.network} (takes {' and '.join(takes)}; does not register)"
 
 
 def _size(path: Path) -> str:

@@ -111,6 +111,22 @@ class PairDataset(Dataset):
         fixed, moving = self.pairs[k]
         return self.pairs.cases[fixed], self.pairs.cases[moving]
 
+    @property
+    def varies(self) -> bool:
+        """Whether a pair that comes again may look another way."""
+        drawn = (self.augmentation, self.elastic, self.intensity)
+        return bool(self.mirror) or any(one is not None and one.probability > 0 for one in drawn)
+
+    def views(self, n: int) -> tuple[bytes, bytes]:
+        """What the scans of sample n look like follows from these alone, unless they vary: the fixed and the moving one's case, frame and
+        alignment."""
+        fixed, moving = self.cases(n)
+        grid = self.scans.frame(fixed, self.shape, self.multiple)
+        place = repr(grid.shape).encode() + grid.affine.tobytes()
+        affines = Affine.identity(grid.ndim), self.scans.alignment(fixed, moving)
+        first, second = (case.name.encode() + place + affine.matrix.tobytes() for case, affine in zip((fixed, moving), affines))
+        return first, second
+
     def __getitem__(self, n: int) -> dict[str, torch.Tensor]:
         n = int(n)
         fixed, moving = self.cases(n)

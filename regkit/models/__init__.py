@@ -1,7 +1,22 @@
-"""Registration networks, one file each: `network(fixed, moving)` gives the displacement in voxels."""
+"""Networks, one file each. Of those that register, `network(fixed, moving)` gives the displacement in voxels; the others help them train
+and see: a segmentation, and an auto-encoder of label maps."""
 
+from regkit.models.acregnet import ACRegNet
+from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
+from regkit.models.dense_fusion import DenseFusion
+from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
+from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.voxelmorph import VoxelMorph
 
-__all__ = ["ConditionalLapIRN", "LapIRN", "VoxelMorph"]
+__all__ = [
+    "ACRegNet",
+    "AttentionFusion",
+    "ConditionalLapIRN",
+    "DenseFusion",
+    "LabelAutoencoder",
+    "LapIRN",
+    "SegmentationUNet",
+    "VoxelMorph",
+]

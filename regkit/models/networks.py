@@ -1,4 +1,7 @@
-"""The networks by name, for configurations, model cards and the command line."""
+"""The networks by name, for configurations, model cards and the command line.
+
+Most register: they take a fixed and a moving image and give the displacement. One that does not says what it takes by an attribute `reads`.
+"""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -7,11 +10,24 @@ from typing import Any
 from torch import nn
 
 from regkit.errors import UsageError
+from regkit.models.acregnet import ACRegNet
+from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
+from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
+from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.voxelmorph import VoxelMorph
 
-NETWORKS: dict[str, type[nn.Module]] = {"lapirn": LapIRN, "conditional-lapirn": ConditionalLapIRN, "voxelmorph": VoxelMorph}
+PAIR = ("fixed", "moving")
+NETWORKS: dict[str, type[nn.Module]] = {
+    "lapirn": LapIRN,
+    "conditional-lapirn": ConditionalLapIRN,
+    "voxelmorph": VoxelMorph,
+    "attention-fusion": AttentionFusion,
+    "ac-regnet": ACRegNet,
+    "segmentation-unet": SegmentationUNet,
+    "label-autoencoder": LabelAutoencoder,
+}
 
 
 def build(name: str, options: Mapping[str, Any]) -> nn.Module:
@@ -24,3 +40,13 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
         return NETWORKS[name](**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"network {name}: {error}") from None
+
+
+def reads(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
+    """What a network takes: ("fixed", "moving") if it registers, else ("image",) or ("labels",)."""
+    return getattr(network, "reads", PAIR)
+
+
+def registering() -> list[str]:
+    """The names of the networks that register."""
+    return [name for name, network in NETWORKS.items() if reads(network) == PAIR]

@@ -14,6 +14,7 @@ import torch
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid, Image
 from regkit.models.input import NetworkInput, Prepared, alignment, frame, prepare, see
+from regkit.models.networks import PAIR, reads, registering
 from regkit.models.weights import find, load_model
 from regkit.registration.config import ModelStage
 from regkit.registration.motion import Motion
@@ -45,11 +46,16 @@ class Predictor:
     def load(cls, stage: ModelStage) -> "Predictor":
         """The network that a configuration names.
 
-        Raises what `load_model` does, and UsageError for a smoothness that the network does not take.
+        Raises what `load_model` does, and UsageError for a network that does not register, or a smoothness that it does not take.
         """
         path = find(stage.source)
         network, card = load_model(path)
         name = card.name or path.stem
+        if reads(network) != PAIR:
+            raise UsageError(
+                f"model {name} ({card.network}) does not register: it takes {' and '.join(reads(network))} and gives no displacement; "
+                f"give weights of {', '.join(registering())}"
+            )
         if stage.smoothness is not None and "smoothness" not in signature(network.forward).parameters:
             raise UsageError(f"model {name} ({card.network}) was trained for one smoothness and takes no other; leave smoothness out")
         return cls(

@@ -1,5 +1,6 @@
 """The processes of a training: one, or as many as torchrun started."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def joined(device: torch.device) -> Iterator[World]:
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
+        gc.collect()  # a DistributedDataParallel lies in a cycle and would keep gloo's threads into the end of the process, which aborts it
         dist.destroy_process_group()
 
 

@@ -100,7 +100,7 @@ class LapIRNTask(RegistrationTask):
 
     def __init__(self, config: LapIRNTraining, data: Datasets, kind: str = "lapirn"):
         options = asdict(config.network)
-        super().__init__(kind, build(kind, options), options, data, config, config.about)
+        super().__init__(kind, build(kind, options), options, data, config)
         self.stages = [Stage(f"level {n + 1}", count) for n, count in enumerate(config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:

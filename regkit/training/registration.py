@@ -40,8 +40,8 @@ class RegistrationTask(Task):
     error in mm, SDlogJ and folds of the whole transform on that grid (without labels, on the network's frame).
     """
 
-    def __init__(self, kind: str, network: nn.Module, options: Mapping[str, Any], data: Datasets, config: Any, about: About):
-        self.kind, self.network, self.options, self.config, self.about = kind, network, dict(options), config, about
+    def __init__(self, kind: str, network: nn.Module, options: Mapping[str, Any], data: Datasets, config: Any):
+        self.kind, self.network, self.options, self.config = kind, network, dict(options), config
         self.dataset, self.validation = data.train, data.validation
         self.labels = data.train.labels
         if self.validation is not None:
@@ -75,15 +75,20 @@ class RegistrationTask(Task):
 
     def card(self, metrics: dict[str, float]) -> Card:
         """The card of the network as it is: configuration, data, licence, validation."""
-        return Card(
-            network=self.kind,
-            options=self.options,
-            input=self.config.data.input,
-            **asdict(self.about),
-            training=asdict(self.config),
-            metrics={name: round(value, 6) for name, value in metrics.items()},
-            versions=versions(),
-        )
+        return card_of(self.kind, self.options, self.config, metrics)
+
+
+def card_of(kind: str, options: Mapping[str, Any], config: Any, metrics: Mapping[str, float]) -> Card:
+    """The model card of a network that `config` (a training's configuration) trained."""
+    return Card(
+        network=kind,
+        options=dict(options),
+        input=config.data.input,
+        **asdict(config.about),
+        training=asdict(config),
+        metrics={name: round(value, 6) for name, value in metrics.items()},
+        versions=versions(),
+    )
 
 
 def measure(pair: ValidationPair, u: torch.Tensor) -> dict[str, float]:

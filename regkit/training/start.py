@@ -14,8 +14,8 @@ from regkit.errors import RegkitError, UsageError
 from regkit.registration.progress import Progress, silent
 from regkit.training.distributed import World, joined, pick_device
 from regkit.training.loop import seed_everything, train
-from regkit.training.registration import RegistrationTask
 from regkit.training.run import begin_run, check_run
+from regkit.training.task import Task
 from regkit.training.trainings import TRAININGS
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def start(
     cache: Path | None = None,
     quiet: bool = False,
     progress: Callable[[], AbstractContextManager[Progress]] = partial(nullcontext, silent),
-) -> RegistrationTask:
+) -> Task:
     """Trains a network of `kind` (a name of TRAININGS) in the directory `run`; see regkit.training.run for what is there afterwards.
 
     config: of the kind's own class. cache: where prepared scans are kept, by default `.regkit-cache` beside the manifest.

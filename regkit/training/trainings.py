@@ -6,9 +6,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from regkit.errors import UsageError
+from regkit.training.acregnet import ACRegNetTask, ACRegNetTraining
+from regkit.training.attention_fusion import FusionTask, FusionTraining
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
+from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining
 from regkit.training.lapirn import LapIRNTask, LapIRNTraining
-from regkit.training.registration import RegistrationTask
+from regkit.training.segmentation import SegmentationTask, SegmentationTraining
+from regkit.training.task import Task
 from regkit.training.voxelmorph import VoxelMorphTask, VoxelMorphTraining
 
 
@@ -17,13 +21,17 @@ class Training:
     """A network's configuration, and the task that it makes of data."""
 
     config: Callable[[], Any]
-    task: Callable[..., RegistrationTask]
+    task: Callable[..., Task]
 
 
 TRAININGS = {
     "lapirn": Training(LapIRNTraining, LapIRNTask),
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
+    "attention-fusion": Training(FusionTraining, FusionTask),
+    "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
+    "segmentation-unet": Training(SegmentationTraining, SegmentationTask),
+    "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask),
 }
 
 

@@ -74,7 +74,7 @@ class VoxelMorphTask(RegistrationTask):
 
     def __init__(self, config: VoxelMorphTraining, data: Datasets):
         options = asdict(config.network)
-        super().__init__("voxelmorph", VoxelMorph(**options), options, data, config, config.about)
+        super().__init__("voxelmorph", VoxelMorph(**options), options, data, config)
         self.stages = [Stage("all layers", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:

@@ -9,9 +9,18 @@ import torch
 from safetensors.torch import save_file
 
 from regkit.errors import InputError, UsageError
-from regkit.models import ConditionalLapIRN, LapIRN, VoxelMorph, weights
+from regkit.models import (
+    ACRegNet,
+    AttentionFusion,
+    ConditionalLapIRN,
+    LabelAutoencoder,
+    LapIRN,
+    SegmentationUNet,
+    VoxelMorph,
+    weights,
+)
 from regkit.models.input import NetworkInput
-from regkit.models.networks import NETWORKS, build
+from regkit.models.networks import NETWORKS, build, reads, registering
 from regkit.models.weights import Card, load_model, save_model
 from regkit.registration.config import Intensity
 from tests.models.pairs import pair
@@ -20,12 +29,21 @@ OPTIONS = {
     "lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "diffeomorphic": True},
     "conditional-lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "lite": True},
     "voxelmorph": {"variant": "vxm-1", "dims": 2, "int_downsize": 4},
+    "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
+    "ac-regnet": {"channels": [2, 4, 4]},
+    "segmentation-unet": {"classes": 3, "channels": 2},
+    "label-autoencoder": {"classes": 2, "size": 16, "code": 4},
 }
 
 
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
-    assert set(NETWORKS.values()) == {LapIRN, ConditionalLapIRN, VoxelMorph}
+    assert set(NETWORKS.values()) == {LapIRN, ConditionalLapIRN, VoxelMorph, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder}
+
+
+def test_what_a_network_takes():
+    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "attention-fusion", "ac-regnet"]
+    assert reads(SegmentationUNet) == ("image",) and reads(LabelAutoencoder()) == ("labels",)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -46,9 +64,10 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert read == card
     assert type(loaded) is type(network) and not loaded.training
     assert all(torch.equal(x, loaded.state_dict()[key]) for key, x in network.state_dict().items())
-    images = pair((16, 32))
+    size = (16, 16 if name == "label-autoencoder" else 32)
+    given = {"image": pair(size)[:1], "labels": [torch.cat(pair(size), 1)]}.get(reads(network)[0], pair(size))
     with torch.no_grad():
-        assert torch.equal(loaded(*images), network(*images))
+        assert torch.equal(loaded(*given), network.eval()(*given))
     assert list(tmp_path.iterdir()) == [path]  # no draft stays
 
 

@@ -15,7 +15,7 @@ from regkit import ops
 from regkit.cli import main
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, DisplacementField, Grid, Image, read_image, resample, total_displacement, write_image
-from regkit.models import ConditionalLapIRN, LapIRN, networks, weights
+from regkit.models import ConditionalLapIRN, LabelAutoencoder, LapIRN, SegmentationUNet, networks, weights
 from regkit.models.input import NetworkInput
 from regkit.models.weights import Card, save_model
 from regkit.registration import Config, ModelStage, RefineStage, Result, register
@@ -286,6 +286,12 @@ BAD = [
     ({"refine": False, "smoothness": 0.0}, UsageError, "refine, smoothness; name a model"),
     ({"model": "weights", "smoothness": 0.5}, UsageError, "takes no other; leave smoothness out"),
     ({"model": "weights", "smoothness": 1.5}, UsageError, "smoothness must be between 0 and 1, but is 1.5"),
+    (
+        {"model": "segments"},
+        UsageError,
+        "(segmentation-unet) does not register: it takes image and gives no displacement; give weights of",
+    ),
+    ({"model": "encodes", "smoothness": 0.5}, UsageError, "(label-autoencoder) does not register: it takes labels"),
     ({"model": "flat"}, UsageError, "is for 2-D scans, and these are 3-D"),
     ({"model": "text"}, InputError, "is not a weights file"),
 ]
@@ -295,7 +301,13 @@ BAD = [
 def test_mistakes_are_one_line(small, told, tmp_path, capsys, options, kind, text):
     Told.answer = lambda shape: torch.zeros(1, 3, *shape)
     (tmp_path / "text.safetensors").write_text("no weights")
-    paths = {"weights": told, "flat": lambda: told(Told(dims=2)), "text": lambda: tmp_path / "text.safetensors"}
+    paths = {
+        "weights": told,
+        "flat": lambda: told(Told(dims=2)),
+        "text": lambda: tmp_path / "text.safetensors",
+        "segments": lambda: told(SegmentationUNet(channels=1), "segmentation-unet", options={"channels": 1}),
+        "encodes": lambda: told(LabelAutoencoder(size=16), "label-autoencoder", options={"size": 16}),
+    }
     options = dict(options)
     if options.get("model") in paths:
         options["model"] = paths[options["model"]]()
@@ -361,3 +373,12 @@ def test_models_are_listed(told, monkeypatch, capsys):
     assert all(text in whole for text in ("sha256", "training.steps", "input.align", "masses", "options.dims", "CC0", str(path)))
     assert main(["models", "nothing"]) == 2
     assert "no model nothing" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_register_is_listed_too(told, monkeypatch, capsys):
+    path = told(LabelAutoencoder(size=16), "label-autoencoder", options={"size": 16})
+    monkeypatch.setattr(weights, "shipped", lambda: {"lungs": path})
+    for command in (["models"], ["models", "lungs"], ["models", str(path)]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert "label-autoencoder" in shown and "takes labels; does not register" in shown

@@ -111,8 +111,9 @@ def test_jacobian_is_what_the_report_draws(oblique):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_seed_same_bits(pair2d, oblique_pair, threads, tmp_path):
-    quick = replace(Config(), refine=replace(PRESETS["generic"].refine, iterations=(10,) * len(PRESETS["generic"].refine.iterations)))
-    for pair, config in ((pair2d, PRESETS["xray"]), (oblique_pair, quick)):
+    for pair, config in ((pair2d, PRESETS["xray"]), (oblique_pair, Config())):
+        affine = replace(config.affine, iterations=(5,) * len(config.affine.iterations))
+        config = replace(config, affine=affine, refine=replace(config.refine, iterations=(5,) * len(config.refine.iterations)))
         results = [register(pair.fixed, pair.moving, config=config, threads=threads, seed=4) for _ in range(2)]
         np.testing.assert_array_equal(results[0].moved.data, results[1].moved.data)
         for name in ("transform", "inverse"):
@@ -136,14 +137,14 @@ def turned(image: Image, order: tuple[int, int, int], flips: tuple[int, int, int
     return Image(np.ascontiguousarray(data), Grid(data.shape, affine), image.name)
 
 
-@pytest.mark.parametrize("preset", ["generic", "multimodal"])
-def test_orientation_of_the_files_plays_no_part(oblique, preset):
+@pytest.mark.parametrize("preset, ways", [("generic", [(13, 0), (0, 38), (29, 18)]), ("multimodal", [(29, 18)])])
+def test_orientation_of_the_files_plays_no_part(oblique, preset, ways):
     pair, *_ = oblique
     orders = list(product(permutations(range(3)), product((0, 1), repeat=3)))
     points = pair.points()
     wanted = register(pair.fixed, pair.moving, preset=preset).transform.apply(points)
-    for fixed_way, moving_way in ((orders[13], orders[0]), (orders[0], orders[38]), (orders[29], orders[18])):
-        found = register(turned(pair.fixed, *fixed_way), turned(pair.moving, *moving_way), preset=preset)
+    for fixed_way, moving_way in ways:
+        found = register(turned(pair.fixed, *orders[fixed_way]), turned(pair.moving, *orders[moving_way]), preset=preset)
         assert np.linalg.norm(found.transform.apply(points) - wanted, axis=1).mean() < 0.25
         assert pair.error(found.transform) < 1.0
 

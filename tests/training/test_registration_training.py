@@ -203,12 +203,19 @@ def test_the_command_line_names_what_is_missing(tmp_path, capsys):
     assert code == 3 and "no.csv" in told and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("kind", sorted(TRAININGS))
-def test_every_training_prints_its_configuration_and_learns(manifest, tmp_path, capsys, kind):
-    assert cli.main(["train", kind, "--print-config"]) == 0
-    assert "[loop]" in capsys.readouterr().out
+@pytest.mark.parametrize("kind", ["lapirn", "conditional-lapirn", "voxelmorph"])  # others: test_chest_xray_training.py
+def test_the_networks_for_any_scans_learn(manifest, tmp_path, capsys, kind):
     config = SMALL if "lapirn" in kind else "steps = 2\n[network]\ndims = 2\n[loss]\ndice = 1.0\n[loop]\nvalidate_every = 2\n"
     (tmp_path / "c.toml").write_text(config)
     code, told = run("train", kind, "--data", manifest, "-o", tmp_path / "run", "--config", tmp_path / "c.toml", capsys=capsys)
     assert code == 0, told
     assert load_model(tmp_path / "run" / "model.safetensors")[1].network == kind
+
+
+@pytest.mark.parametrize("kind", sorted(TRAININGS))
+def test_every_training_prints_its_configuration(capsys, tmp_path, kind):
+    """As --config reads it."""
+    assert cli.main(["train", kind, "--print-config"]) == 0
+    (tmp_path / "c.toml").write_text(told := capsys.readouterr().out)
+    assert cli.main(["train", kind, "--print-config", "--config", str(tmp_path / "c.toml")]) == 0
+    assert capsys.readouterr().out == told and "[loop]" in told

@@ -1,0 +1,279 @@
+"""Trains the system of He et al. 2022 (attention-guided fusion of multi-scale fields) on chest X-rays and prints its row of their table.
+
+    python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont                     the three stages, then the table
+    python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages acregnet   a baseline (stages before it as needed)
+    python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages ablations
+
+DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Training and test images are named by --train-list and --test-list, one a line;
+without them a fifth of the images is drawn (always the same) and kept for the test. Networks see 64 x 64 pixels; fields are brought to the
+images' grid and measured there, on all ordered pairs of the test images (see evaluate_chest_xray.py).
+
+Stages, each a directory of --out with configuration, checkpoints, log and weights; what is done is not done again, what was broken off
+goes on:
+
+    attention      the segmentation network: cross-entropy + 1.75 contour
+    autoencoder    of the label maps: cross-entropy + 2.0 contour
+    registration   -(NCC + SSIM) + CE + 0.1 code + 3.5 TV
+    acregnet       AC-RegNet: -NCC + CE + 0.1 code + 0.81 TV
+    voxelmorph     VoxelMorph in 2-D, with labels
+    ablations      no attention masks, no SSIM, no contour terms, scales 1 to 3, the fields added without weights
+
+--config FILE replaces keys of the registration's (or a baseline's) configuration, as in regkit train.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: idle threads leave the cores to regkit's
+
+from evaluate_chest_xray import HEADER, Network, evaluate, folder, identity, line, listed, pixel, read, segmentation
+
+from regkit.errors import InputError, RegkitError, UsageError
+
+SEED = 0
+SHARE = 0.2  # of the images that are kept, without lists
+ABOUT = """
+[about]
+name = "{name}"
+description = "{description}"
+data = "{data}"
+licence = "{licence}"
+"""
+DATA = """
+[data]
+pairs = "random"
+validation_pairs = 60
+augmentation = {probability = 0.0}
+[data.input]
+shape = [64, 64]
+shrink = 4.0
+intensity = {window = [0.0, 255.0]}
+"""
+LOOP = """
+[loop]
+precision = "bfloat16"
+learning_rate = 1e-3
+schedule = "cosine"
+log_every = 100
+validate_every = 1000
+save_every = 1000
+"""
+# 88 people are few for a segmentation: their images are turned, bent and changed in brightness, always.
+AUGMENTED = """
+[data.augmentation]
+probability = 0.9
+rotation = 10.0
+scale = 0.1
+translation = 0.05
+[data.elastic]
+probability = 0.5
+amplitude = 2.0
+sigma = 5.0
+[data.intensity]
+probability = 0.9
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training: the network, its configuration beyond DATA and LOOP, and the stages whose weights it takes."""
+
+    kind: str
+    config: str = ""
+    steps: int = 18_000
+    batch: int = 32
+    attention: str | None = None
+    autoencoder: str | None = None
+
+    @property
+    def before(self) -> list[str]:
+        return [stage for stage in (self.attention, self.autoencoder) if stage is not None]
+
+
+def _registration(config: str = "", attention: str | None = "attention", autoencoder: str = "autoencoder") -> Stage:
+    return Stage("attention-fusion", config, attention=attention, autoencoder=autoencoder)
+
+
+STAGES = {
+    "attention": Stage("segmentation-unet", AUGMENTED, steps=6000, batch=4),
+    "autoencoder": Stage("label-autoencoder", AUGMENTED, steps=6000, batch=8),
+    "registration": _registration(),
+    "acregnet": Stage("ac-regnet", autoencoder="autoencoder"),
+    "voxelmorph": Stage("voxelmorph", "network = {dims = 2}\nloss = {dice = 1.0}"),
+    "attention-no-contour": Stage("segmentation-unet", AUGMENTED + "[loss]\ncontour = 0.0", steps=6000, batch=4),
+    "autoencoder-no-contour": Stage("label-autoencoder", AUGMENTED + "[loss]\ncontour = 0.0", steps=6000, batch=8),
+    "no-attention": _registration('network = {mask = "none"}', attention=None),
+    "no-ssim": _registration("loss = {ssim = 0.0}"),
+    "no-contour": _registration(attention="attention-no-contour", autoencoder="autoencoder-no-contour"),
+    "scales-1": _registration("network = {scales = 1}"),
+    "scales-2": _registration("network = {scales = 2}"),
+    "scales-3": _registration("network = {scales = 3}"),
+    "no-field-attention": _registration("network = {attention = false}"),
+}
+DEFAULT = ("attention", "autoencoder", "registration")
+ABLATIONS = ("no-attention", "no-ssim", "no-contour", "scales-1", "scales-2", "scales-3", "no-field-attention")
+
+
+def split(images: Sequence[Path], train: Sequence[Path] | None, test: Sequence[Path] | None) -> tuple[list[Path], list[Path]]:
+    """Training and test images. Raises InputError when they overlap or are too few."""
+    if test is None:
+        left = [image for image in images if train is None or image not in train]
+        test = left if train is not None else sorted(random.Random(SEED).sample(left, round(SHARE * len(left))))
+    if train is None:
+        train = [image for image in images if image not in test]
+    both = set(train) & set(test)
+    if both:
+        raise InputError(f"{len(both)} images are in both lists, for training and for the test ({sorted(both)[0].name} is one)")
+    if min(len(train), len(test)) < 2:
+        raise InputError(f"{len(train)} images to train on and {len(test)} to test on; a pair needs two of each")
+    return list(train), list(test)
+
+
+def write_pairs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """The run's manifest, and the test images."""
+    from regkit.data.manifest import Case, Manifest, write_manifest
+
+    home = folder(args.data)
+    lists = [None if names is None else listed(home, names) for names in (args.train_list, args.test_list)]
+    train, test = split(listed(home, None), *lists)
+    cases = [
+        Case(image.stem, image.absolute(), _labels(home, image, args), split=name)
+        for name, part in (("train", train), ("validation", test))
+        for image in part
+    ]
+    manifest, draft = args.out / "pairs.csv", args.out / "pairs.csv.new"
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_manifest(Manifest(tuple(cases)), draft)
+    if manifest.exists() and manifest.read_bytes() != draft.read_bytes():
+        draft.unlink()
+        raise UsageError(f"{args.out} was begun with other images, lists or labels (its pairs.csv differs); take another --out")
+    draft.replace(manifest)
+    return manifest, test
+
+
+def _labels(home: Path, image: Path, args: argparse.Namespace) -> Path:
+    """The image's label map; with --labels a copy of it in the run, in which the others are background."""
+    source = (home / "labels" / image.name).absolute()
+    if args.labels is None:
+        return source
+    from regkit.geometry import write_image
+
+    kept = args.out.absolute() / "labels" / f"{image.stem}.nii.gz"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_image(read(image, tuple(args.labels)).labels, kept)
+    return kept
+
+
+def configuration(name: str, args: argparse.Namespace) -> Any:
+    """A stage's configuration."""
+    from regkit.registration.toml import override, read_toml
+    from regkit.training.trainings import training
+
+    stage = STAGES[name]
+    about = {
+        "name": f"{args.data.name}-{name}",
+        "description": "Chest X-rays, from one person to another",
+        "data": str(args.data.name),
+        "licence": args.licence,
+    }
+    config = training(stage.kind).config()
+    tables = [DATA, LOOP, stage.config, ABOUT.format(**about), f"steps = {stage.steps}\nloop = {{batch = {stage.batch}}}"]
+    for table in tables:
+        config = override(config, tomllib.loads(table), "train_chest_xray")
+    weights = {
+        key: str(args.out / getattr(stage, key) / "model.safetensors") for key in ("attention", "autoencoder") if getattr(stage, key)
+    }
+    config = override(config, weights, "train_chest_xray")
+    if args.config is not None and name not in ("attention", "autoencoder"):
+        config = override(config, read_toml(args.config), str(args.config))
+    return config
+
+
+def wanted(names: Sequence[str]) -> list[str]:
+    """The stages to run, in order, each with those before it. Raises UsageError for a name that there is not."""
+    order: list[str] = []
+    for name in names:
+        for stage in ABLATIONS if name == "ablations" else (name,):
+            if stage not in STAGES:
+                raise UsageError(f"unknown stage {stage}; there are {', '.join(STAGES)} and ablations")
+            order += [one for one in (*STAGES[stage].before, stage) if one not in order]
+    return order
+
+
+def train(name: str, manifest: Path, args: argparse.Namespace) -> None:
+    """Trains a stage, or what is left of it."""
+    from regkit.commands.console import progress
+    from regkit.training.run import BEST, LAST
+    from regkit.training.start import start
+
+    run = args.out / name
+    if (run / LAST).exists() and (run / BEST).exists():
+        return
+    begun = (run / "config.toml").exists()
+    if not args.quiet:
+        print(f"{name}:", file=sys.stderr, flush=True)
+    start(
+        STAGES[name].kind, configuration(name, args), manifest, run, resume=begun, quiet=args.quiet, progress=lambda: progress(args.quiet)
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="directory of a data set")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN", help="directory of the trainings; made when missing")
+    parser.add_argument("--train-list", type=Path, metavar="FILE", help="names of the training images")
+    parser.add_argument("--test-list", type=Path, metavar="FILE", help="names of the test images")
+    parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="labels that count (default: all above 0)")
+    parser.add_argument("--stages", nargs="+", default=list(DEFAULT), metavar="STAGE", help=f"default: {' '.join(DEFAULT)}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace those of the registration")
+    parser.add_argument("--mm", type=float, metavar="MM", help="size of a pixel of the images")
+    parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered test pairs only so many")
+    parser.add_argument("--licence", default="as the data's", help="of the weights, for their card")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument("--quiet", action="store_true", help="the table only")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Trains and evaluates; the table's lines."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    stages, mm = wanted(args.stages), pixel(args.data, args.mm)
+    manifest, test = write_pairs(args)
+    for name in stages:
+        train(name, manifest, args)
+    scans = [read(path, None if args.labels is None else tuple(args.labels)) for path in test]
+    lines = [HEADER, line("no registration", evaluate(identity, scans, mm, args.pairs))]
+    for name in stages:
+        weights, kind = args.out / name / "model.safetensors", STAGES[name].kind
+        if kind == "segmentation-unet":
+            lines.append(line(name, segmentation(weights, scans)))
+        elif kind != "label-autoencoder":
+            lines.append(line(name, evaluate(Network(weights, scans), scans, mm, args.pairs)))
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; 0 when done, otherwise regkit's exit code."""
+    args = parse(argv)
+    try:
+        lines = run(args)
+    except RegkitError as error:
+        print(f"train_chest_xray: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Training the attention-guided fusion of fields of several scales (He et al. 2022).
+
+The attention network is trained first (regkit train segmentation-unet), then the auto-encoder (label-autoencoder), then with both at rest
+the registration network, by
+
+    -(ncc NCC + ssim SSIM) + cross_entropy CE + code |e(fixed) - e(moved)|^2 + total_variation TV
+
+on the scans as the attention masks leave them (images = "cleaned"), or as they are ("raw"); the paper does not say which.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from regkit import losses, ops
+from regkit.data.config import DataConfig, Datasets
+from regkit.errors import InputError, UsageError
+from regkit.models.attention_fusion import AttentionFusion
+from regkit.models.mask_refinement import MaskRefinement
+from regkit.models.networks import build
+from regkit.models.segmentation_unet import SegmentationUNet
+from regkit.models.weights import load_model
+from regkit.training.config import Loop
+from regkit.training.registration import About, RegistrationTask
+from regkit.training.segmentation import labels_of
+from regkit.training.shape import ShapeLoss, ShapeWeights
+from regkit.training.task import Stage
+
+KEPT_BYTES = 1e9  # of cleaned scans
+
+
+@dataclass(frozen=True)
+class FusionNetwork:
+    """Arguments of regkit.models.DenseFusion, and how the mask is taken."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    scales: int = 4
+    attention: bool = True
+    """Weigh the coarser fields by learned weights (DFSA); else they are added."""
+    gate: Literal["lower", "own"] = "lower"
+    fuse: Literal["chained", "direct"] = "chained"
+    diffeomorphic: bool = False
+    int_steps: int = 7
+    dropout: float = 0.0
+    mask: Literal["hard", "soft", "none"] = "hard"
+    """Of the attention network; none: there is no such network."""
+    refinement: MaskRefinement = MaskRefinement()
+    """Of the field on the pair's masks, when it registers; training does not know of it."""
+    dims: int = 2
+
+
+@dataclass(frozen=True)
+class FusionLoss:
+    """Weights of the loss's terms."""
+
+    ncc: float = 1.0
+    ssim: float = 1.0
+    images: Literal["cleaned", "raw"] = "cleaned"
+    shape: ShapeWeights = ShapeWeights()
+
+    def __post_init__(self):
+        if min(self.ncc, self.ssim) < 0:
+            raise UsageError(f"weights of the loss must be at least 0, but are ncc {self.ncc}, ssim {self.ssim}")
+
+
+@dataclass(frozen=True)
+class FusionTraining:
+    """Everything that `regkit train attention-fusion` can be told; steps, batch and rate are AC-RegNet's, as the paper names none."""
+
+    network: FusionNetwork = FusionNetwork()
+    attention: str | None = None
+    """Weights of a trained segmentation-unet."""
+    autoencoder: str | None = None
+    """Weights of a trained label-autoencoder."""
+    loss: FusionLoss = FusionLoss()
+    steps: int = 18_000
+    data: DataConfig = field(default_factory=DataConfig)
+    loop: Loop = Loop(batch=32, learning_rate=1e-3)
+    about: About = About()
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise UsageError(f"steps must be at least 1, but is {self.steps}")
+
+    @property
+    def multiple(self) -> int:
+        """Of which the sizes of the network's frame are."""
+        return max(2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
+
+
+class FusionTask(RegistrationTask):
+    """The registration network behind a trained attention network, learning from pairs with label maps."""
+
+    network: AttentionFusion
+
+    def __init__(self, config: FusionTraining, data: Datasets):
+        labels = labels_of(data, "attention-fusion")
+        registration = asdict(config.network)
+        options = {name: registration.pop(name) for name in ("mask", "refinement", "dims")} | {"registration": registration}
+        attention, mask = None, config.network.mask
+        if mask != "none":
+            attention, options["attention"] = _attention(config.attention)
+        network = build("attention-fusion", options)
+        if attention is not None:
+            network.attention.load_state_dict(attention)
+        super().__init__("attention-fusion", network, options, data, config)
+        self.shape = ShapeLoss(config.loss.shape, labels, data.train.shape, config.autoencoder)
+        self.known: dict[bytes, torch.Tensor] = {}  # cleaned scans
+        self.stages = [Stage("registration", config.steps)]
+
+    def trained(self, stage: int) -> Iterable[nn.Parameter]:
+        return self.network.registration.parameters()
+
+    def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
+        weights, fixed, moving = self.config.loss, batch["fixed"], batch["moving"]
+        cleaned = self._cleaned(batch)
+        found = self.network.registration.fields(*cleaned)[-1]
+        u = found.displacement
+        fixed, moving = cleaned if weights.images == "cleaned" else (fixed, moving)
+        moved, terms = ops.warp(moving.float(), u, padding="border"), {}
+        if weights.ncc:
+            terms["ncc"] = weights.ncc * losses.global_ncc_loss(fixed.float(), moved)
+        if weights.ssim:
+            terms["ssim"] = weights.ssim * losses.ssim_loss(fixed.float(), moved)
+        return terms | self.shape.terms(u, batch["fixed_labels"], batch["moving_labels"], found.regularised)
+
+    def _cleaned(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The fixed and the moving scans as the masks leave them. A fifth of a step goes into masks: those of scans that look
+        the same when they come again are kept."""
+        if self.dataset.varies:
+            return [self.network.clean(batch[side])[0] for side in ("fixed", "moving")]
+        views = [self.dataset.views(int(n)) for n in batch["index"]]
+        for side, name in enumerate(("fixed", "moving")):
+            new = {view[side]: row for row, view in enumerate(views) if view[side] not in self.known}
+            if new:
+                images = self.network.clean(batch[name][list(new.values())])[0]
+                self.known.update(zip(new, images))
+        found = [torch.stack([self.known[view[side]] for view in views]) for side in (0, 1)]
+        if sum(image.nbytes for image in self.known.values()) > KEPT_BYTES:
+            self.known.clear()
+        return found
+
+
+def _attention(source: str | None) -> tuple[dict[str, torch.Tensor], dict]:
+    """The weights and the arguments of a trained attention network."""
+    if source is None:
+        raise UsageError('attention-fusion needs a trained segmentation-unet: set attention to its weights, or network.mask = "none"')
+    network, card = load_model(source)
+    if not isinstance(network, SegmentationUNet):
+        raise InputError(f"{source} is a {card.network}; give the weights of a segmentation-unet")
+    return network.state_dict(), dict(card.options)

@@ -1,0 +1,162 @@
+"""Attention-guided fusion: what the masks take away, and that the attention never learns."""
+
+import pytest
+import torch
+
+from regkit import ops
+from regkit.errors import UsageError
+from regkit.models import AttentionFusion
+from regkit.models.networks import build
+from tests.models.pairs import pair
+
+SMALL = {"attention": {"channels": 2}, "registration": {"channels": (2, 4, 4, 8)}}
+
+
+def network(mask: str = "hard", threshold: float = 0.4, **options) -> AttentionFusion:
+    """One that holds what is brighter than `threshold` for the structure, and whose fields are of some voxels."""
+    torch.manual_seed(0)
+    made = AttentionFusion(**{**SMALL, "mask": mask, **options}).eval()
+    for head in made.registration.heads:
+        torch.nn.init.normal_(head.weight, 0, 0.1)
+    if made.attention is not None:
+        made.attention.forward = lambda image: torch.cat([torch.zeros_like(image), 20 * (image - threshold)], 1)
+    return made
+
+
+def test_parameters():
+    made = AttentionFusion()
+    assert sum(p.numel() for p in made.parameters() if p.requires_grad) == 508_142
+    assert not any(p.requires_grad for p in made.attention.parameters())
+    assert sum(p.numel() for p in AttentionFusion(mask="none").parameters()) == 508_142
+
+
+def test_a_hard_mask_keeps_the_structure_as_it_is_and_nothing_else():
+    image = pair((16, 16))[0]
+    cleaned, probability = network().clean(image)
+    assert torch.equal(cleaned, torch.where(image > 0.4, image, 0.0))
+    torch.testing.assert_close(probability, torch.sigmoid(20 * (image - 0.4)))
+
+
+def test_a_soft_mask_is_the_probability():
+    image = pair((16, 16))[0]
+    cleaned, probability = network("soft").clean(image)
+    torch.testing.assert_close(cleaned, image * probability)
+    torch.testing.assert_close(probability, torch.sigmoid(20 * (image - 0.4)))
+
+
+def test_several_structures_are_one_mask():
+    made = AttentionFusion(attention={"classes": 4, "channels": 2}, registration=SMALL["registration"]).eval()
+    made.attention.forward = lambda image: torch.tensor([0.2, 0.1, 0.0, -0.1]).reshape(1, 4, 1, 1).expand(1, 4, 16, 16)
+    image = pair((16, 16))[0]
+    cleaned, probability = made.clean(image)  # background is the likeliest of all, but less than half
+    assert float(probability.min()) > 0.5 and torch.equal(cleaned, image)
+
+
+def test_without_a_mask_there_is_no_attention_network():
+    made, (fixed, moving) = network("none"), pair((16, 16))
+    cleaned, probability = made.clean(fixed)
+    assert made.attention is None and torch.equal(cleaned, fixed) and bool((probability == 1).all())
+    with torch.no_grad():
+        assert torch.equal(made(fixed, moving), made.registration(fixed, moving))
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+def test_what_is_registered_is_the_cleaned_pair(mask):
+    made, (fixed, moving) = network(mask), pair((16, 32), batch=2)
+    with torch.no_grad():
+        u = made(fixed, moving)
+        assert u.shape == (2, 2, 16, 32)
+        assert torch.equal(u, made.registration(made.clean(fixed)[0], made.clean(moving)[0]))
+        assert torch.equal(u, made.fields(fixed, moving)[-1].displacement)
+        assert not torch.equal(u, made.registration(fixed, moving))
+
+
+def test_the_hard_mask_hides_what_lies_outside():
+    made, (fixed, moving) = network(), pair((16, 16))
+    with torch.no_grad():
+        darker = torch.where(fixed > 0.4, fixed, fixed / 2)
+        assert torch.equal(made(darker, moving), made(fixed, moving))
+
+
+@pytest.mark.parametrize("mask", ["hard", "soft"])
+def test_the_attention_never_learns(mask):
+    torch.manual_seed(0)
+    made, (fixed, moving) = AttentionFusion(**SMALL, mask=mask).train(), pair((32, 32), batch=2)
+    before = {name: tensor.clone() for name, tensor in made.attention.state_dict().items()}
+    assert made.training and made.registration.training and not any(part.training for part in made.attention.modules())
+    for head in made.registration.heads:
+        torch.nn.init.normal_(head.weight, 0, 0.1)
+    optimiser = torch.optim.Adam(made.parameters(), 0.1)
+    (ops.warp(moving, made(fixed, moving)) - fixed).square().mean().backward()
+    optimiser.step()
+    assert all(p.grad is None for p in made.attention.parameters())
+    assert all(p.grad is not None for p in made.registration.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.attention.state_dict().items())
+
+
+def test_an_untrained_network_is_near_the_identity():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert float(AttentionFusion()(*pair((32, 32), batch=2)).abs().max()) < 1e-2
+
+
+def test_bfloat16_in_channels_last_stays_close():
+    made, (fixed, moving) = network("soft"), pair((32, 32), batch=2)
+    with torch.no_grad():
+        want = made(fixed, moving)
+        made = made.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = made(fixed, moving)
+    assert got.dtype == torch.float32
+    assert float((got - want).abs().max()) < 0.05 * float(want.abs().max())
+
+
+def test_three_axes():
+    with torch.no_grad():
+        assert AttentionFusion(**SMALL, dims=3)(*pair((16, 16, 16))).shape == (1, 3, 16, 16, 16)
+
+
+def test_built_by_name_with_options_as_a_card_has_them():
+    made = build("attention-fusion", {"registration": {"scales": 2, "fuse": "direct"}, "mask": "soft"})
+    assert len(made.registration.heads) == 2 and made.multiple == 16
+    assert build("ac-regnet", {"dropout": 0.0}).multiple == 8
+    with pytest.raises(UsageError, match="attention-fusion: gate must be"):
+        build("attention-fusion", {"registration": {"gate": "x"}})
+
+
+@pytest.mark.parametrize("mask", ["hard", "none"])
+def test_odd_sizes_are_refused(mask):
+    made = network(mask)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        made(*pair((16, 24)))
+    with pytest.raises(ValueError, match="multiples of 16"):
+        made.clean(pair((16, 24))[0])
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ValueError, match="mask must be one of hard, soft, none"):
+        AttentionFusion(mask="binary")
+
+
+@pytest.mark.parametrize("diffeomorphic", [False, True])
+def test_refinement_brings_the_masks_together(diffeomorphic):
+    """Two discs 3 pixels apart, and a network that says nothing yet."""
+    i, j = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    fixed, moving = ((((i - 16) ** 2 + (j - c) ** 2).sqrt() < 7).float()[None, None] for c in (14, 17))
+    made = AttentionFusion(
+        attention={"channels": 2},
+        registration={"channels": (2, 4, 4, 8), "diffeomorphic": diffeomorphic},
+        refinement={"iterations": 60, "smoothness": 0.1},
+    ).eval()
+    made.attention.forward = lambda image: torch.cat([torch.zeros_like(image), 8 * (image - 0.5)], 1)
+    with torch.no_grad():
+        u, plain = made(fixed, moving), made.fields(fixed, moving)[-1].displacement
+        before, after = (float((ops.warp(moving, field) - fixed).abs().mean()) for field in (plain, u))
+    assert after < 0.2 * before and not u.requires_grad
+    assert not diffeomorphic or float(ops.jacobian_summary(u).folds) == 0
+    assert float(u[0, 1, 10:22, 8:20].mean()) > 1  # along the axis on which they lie apart
+
+
+def test_refinement_needs_masks():
+    with pytest.raises(UsageError, match="refinement needs masks"):
+        build("attention-fusion", {"mask": "none", "refinement": {"iterations": 1}})
