@@ -6,7 +6,6 @@ same pages, which need neither shared memory nor copying, and which the system d
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,10 +61,11 @@ def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         with atomic_path(path) as draft:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, os.fspath(draft), {"notes": json.dumps(notes)})
+            content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"notes": json.dumps(notes)})
+            draft.write_bytes(content)  # save_file makes files that their owner alone may read
     except OSError as error:
         raise UsageError(f"the cache {path.parent} cannot be written: {error.strerror or error}; give another folder") from None

@@ -279,7 +279,5 @@ def save_weights(path: Path, task: Task, metrics: dict[str, float]) -> None:
     """The network's weights with their card. Raises TrainingError when they cannot be written."""
     try:
         save_model(path, task.network, task.card(metrics))
-    except Exception as error:  # safetensors has exceptions of its own for a full disk
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
+    except OSError as error:
         raise TrainingError(f"cannot write {path}: {reason(error)}; make room and go on with --resume") from None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from regkit.data.cache import load_or_make
 from regkit.errors import InputError, UsageError
 from regkit.models import (
     ACRegNet,
@@ -77,16 +78,26 @@ def test_channels_last_weights_are_saved_too(tmp_path):
     assert all(torch.equal(x, loaded.state_dict()[key]) for key, x in network.state_dict().items())
 
 
+def test_others_may_read_it_as_any_file(tmp_path):
+    """Weights and prepared scans lie on disks that a group shares."""
+    (tmp_path / "plain").touch()
+    save_model(tmp_path / "a.safetensors", LapIRN(levels=1, start_channels=1), Card("lapirn"))
+    load_or_make(tmp_path / "b.safetensors", lambda: ({"x": torch.zeros(1)}, {}))
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_a_write_that_fails_leaves_the_file_there(tmp_path, monkeypatch):
     network, path = LapIRN(levels=1, start_channels=1), tmp_path / "a.safetensors"
     save_model(path, network, Card("lapirn", {"levels": 1, "start_channels": 1}))
     before = path.read_bytes()
 
-    def full(tensors, file, metadata):
-        Path(file).write_bytes(b"half")
+    write = Path.write_bytes
+
+    def full(file, content):
+        write(file, content[: len(content) // 2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
         save_model(path, network, Card("lapirn"))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
