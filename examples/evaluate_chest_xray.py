@@ -1,6 +1,6 @@
 """The table of He et al. 2022 for trained networks: all ordered pairs of a list of chest X-rays.
 
-    python examples/evaluate_chest_xray.py --data DIR/montgomery --list test.txt runs/mont/registration/model.safetensors [more weights]
+    python examples/evaluate_chest_xray.py --data DIR/montgomery --list test.txt runs/mont/registration/last.safetensors [more weights]
 
 DIR/montgomery holds 256/images/*.png and 256/labels/*.png (or images/ and labels/). The list names one image a line; by default all.
 A pair is seen by the network in its own frame; its field is brought to the image's grid, where the moving labels are warped (each label

@@ -58,13 +58,13 @@ def test_all_stages_then_the_table(scripts, data, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in out[1:]] == ["no registration", "attention", "registration"]
     assert (tmp_path / "run/pairs.csv").read_text().count("validation") == 2
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("model.safetensors")}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("last.safetensors")}
     assert len(written) == 3
     assert scripts[1].main([str(g) for g in [*given, "--labels", 255]]) == 2
     assert "take another --out" in capsys.readouterr().err
     assert scripts[1].main([str(g) for g in [*given, "--pairs", 1, "--stages", "registration"]]) == 0  # nothing is trained twice
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    weights = tmp_path / "run/registration/model.safetensors"
+    weights = tmp_path / "run/registration/last.safetensors"
     assert scripts[0].main([str(g) for g in ["--data", data, "--list", tmp_path / "test.txt", "--json", tmp_path / "t.json", weights]]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())["registration"]
     assert [(row["fixed"], row["moving"]) for row in rows] == [("scan3", "scan4"), ("scan4", "scan3")]
