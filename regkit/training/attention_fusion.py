@@ -128,16 +128,16 @@ class FusionTask(RegistrationTask):
         return terms | self.shape.terms(u, batch["fixed_labels"], batch["moving_labels"], found.regularised)
 
     def _cleaned(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The fixed and the moving scans as the masks leave them. A fifth of a step goes into masks: those of scans that look
-        the same when they come again are kept."""
+        """The fixed and the moving scans as the masks leave them. A fifth of a step goes into masks: those of scans that look the same when
+        they come again are kept. Each is made alone, so that it has the same bits whatever else is in the batch: a training that goes on
+        from a checkpoint makes them anew."""
         if self.dataset.varies:
             return [self.network.clean(batch[side])[0] for side in ("fixed", "moving")]
         views = [self.dataset.views(int(n)) for n in batch["index"]]
         for side, name in enumerate(("fixed", "moving")):
-            new = {view[side]: row for row, view in enumerate(views) if view[side] not in self.known}
-            if new:
-                images = self.network.clean(batch[name][list(new.values())])[0]
-                self.known.update(zip(new, images))
+            for row, view in enumerate(views):
+                if view[side] not in self.known:
+                    self.known[view[side]] = self.network.clean(batch[name][row : row + 1])[0][0]
         found = [torch.stack([self.known[view[side]] for view in views]) for side in (0, 1)]
         if sum(image.nbytes for image in self.known.values()) > KEPT_BYTES:
             self.known.clear()
