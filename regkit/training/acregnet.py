@@ -5,19 +5,20 @@ The authors' weight 5e-5 counts the sum of the variation over 64 x 64 pixels and
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from regkit import losses, ops
-from regkit.data.config import DataConfig, Datasets
+from regkit.data.config import Datasets
 from regkit.errors import UsageError
 from regkit.models.acregnet import ACRegNet
 from regkit.training.config import Loop
-from regkit.training.registration import About, RegistrationTask
+from regkit.training.registration import RegistrationTask
 from regkit.training.segmentation import labels_of
 from regkit.training.shape import ShapeLoss, ShapeWeights
+from regkit.training.single_stage import SingleStage
 from regkit.training.task import Stage
 
 
@@ -41,21 +42,14 @@ class ACRegNetLoss:
 
 
 @dataclass(frozen=True)
-class ACRegNetTraining:
+class ACRegNetTraining(SingleStage):
     """Everything that `regkit train ac-regnet` can be told; the defaults are those of the authors' code."""
 
     network: ACRegNetNetwork = ACRegNetNetwork()
     autoencoder: str | None = None
     """Weights of a trained label-autoencoder."""
     loss: ACRegNetLoss = ACRegNetLoss()
-    steps: int = 18_000
-    data: DataConfig = field(default_factory=DataConfig)
     loop: Loop = Loop(batch=32, learning_rate=1e-3)
-    about: About = About()
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
 
     @property
     def multiple(self) -> int:

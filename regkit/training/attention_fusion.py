@@ -9,14 +9,14 @@ on the scans as the attention masks leave them (images = "cleaned"), or as they 
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
 from regkit import losses, ops
-from regkit.data.config import DataConfig, Datasets
+from regkit.data.config import Datasets
 from regkit.errors import InputError, UsageError
 from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.mask_refinement import MaskRefinement
@@ -24,9 +24,10 @@ from regkit.models.networks import build
 from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.weights import load_model
 from regkit.training.config import Loop
-from regkit.training.registration import About, RegistrationTask
+from regkit.training.registration import RegistrationTask
 from regkit.training.segmentation import labels_of
 from regkit.training.shape import ShapeLoss, ShapeWeights
+from regkit.training.single_stage import SingleStage
 from regkit.training.task import Stage
 
 KEPT_BYTES = 1e9  # of cleaned scans
@@ -67,7 +68,7 @@ class FusionLoss:
 
 
 @dataclass(frozen=True)
-class FusionTraining:
+class FusionTraining(SingleStage):
     """Everything that `regkit train attention-fusion` can be told; steps, batch and rate are AC-RegNet's, as the paper names none."""
 
     network: FusionNetwork = FusionNetwork()
@@ -76,14 +77,7 @@ class FusionTraining:
     autoencoder: str | None = None
     """Weights of a trained label-autoencoder."""
     loss: FusionLoss = FusionLoss()
-    steps: int = 18_000
-    data: DataConfig = field(default_factory=DataConfig)
     loop: Loop = Loop(batch=32, learning_rate=1e-3)
-    about: About = About()
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
 
     @property
     def multiple(self) -> int:

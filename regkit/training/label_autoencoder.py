@@ -5,7 +5,7 @@ here and there, and gives them back as they were.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from regkit import losses
-from regkit.data.config import DataConfig, Datasets
+from regkit.data.config import Datasets
 from regkit.data.pairs import see_case
 from regkit.errors import UsageError
 from regkit.models.label_autoencoder import LabelAutoencoder
@@ -21,8 +21,9 @@ from regkit.models.networks import build
 from regkit.models.weights import Card
 from regkit.training.config import Loop
 from regkit.training.distributed import World
-from regkit.training.registration import About, card_of, summary
+from regkit.training.registration import card_of, summary
 from regkit.training.segmentation import labels_of, segmentation_dice, validation_places
+from regkit.training.single_stage import SingleStage
 from regkit.training.task import Score, Stage, Task
 
 
@@ -49,19 +50,12 @@ class AutoencoderLoss:
 
 
 @dataclass(frozen=True)
-class AutoencoderTraining:
+class AutoencoderTraining(SingleStage):
     """Everything that `regkit train label-autoencoder` can be told; steps, batch and rate are AC-RegNet's."""
 
     network: AutoencoderNetwork = AutoencoderNetwork()
     loss: AutoencoderLoss = AutoencoderLoss()
-    steps: int = 18_000
-    data: DataConfig = field(default_factory=DataConfig)
     loop: Loop = Loop(batch=8, learning_rate=1e-3)
-    about: About = About()
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
 
     @property
     def multiple(self) -> int:

@@ -4,7 +4,7 @@ It learns from the same pairs as a registration network, each pair being two sca
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from regkit import losses
-from regkit.data.config import DataConfig, Datasets
+from regkit.data.config import Datasets
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Image, resample
 from regkit.metrics import dice
@@ -21,7 +21,8 @@ from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.weights import Card
 from regkit.training.config import Loop
 from regkit.training.distributed import World
-from regkit.training.registration import About, card_of, summary
+from regkit.training.registration import card_of, summary
+from regkit.training.single_stage import SingleStage
 from regkit.training.task import Score, Stage, Task
 
 
@@ -47,19 +48,12 @@ class SegmentationLoss:
 
 
 @dataclass(frozen=True)
-class SegmentationTraining:
+class SegmentationTraining(SingleStage):
     """Everything that `regkit train segmentation-unet` can be told. The paper says nothing of steps, batch and rate."""
 
     network: SegmentationNetwork = SegmentationNetwork()
     loss: SegmentationLoss = SegmentationLoss()
-    steps: int = 18_000
-    data: DataConfig = field(default_factory=DataConfig)
     loop: Loop = Loop(batch=8, learning_rate=1e-3)
-    about: About = About()
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
 
     @property
     def multiple(self) -> int:

@@ -1,19 +1,19 @@
 """Training VoxelMorph: local NCC and the smoothness of the field, with labels where there are some (Balakrishnan et al. 2019)."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
 from regkit import losses, ops
-from regkit.data.config import DataConfig, Datasets
+from regkit.data.config import Datasets
 from regkit.errors import UsageError
 from regkit.models.voxelmorph import VoxelMorph
-from regkit.training.config import Loop
 from regkit.training.lapirn import label_loss
-from regkit.training.registration import About, RegistrationTask
+from regkit.training.registration import RegistrationTask
+from regkit.training.single_stage import SingleStage
 from regkit.training.task import Stage
 
 
@@ -47,19 +47,12 @@ class VoxelMorphLoss:
 
 
 @dataclass(frozen=True)
-class VoxelMorphTraining:
+class VoxelMorphTraining(SingleStage):
     """Everything that `regkit train voxelmorph` can be told."""
 
     network: VoxelMorphNetwork = VoxelMorphNetwork()
     loss: VoxelMorphLoss = VoxelMorphLoss()
     steps: int = 100_000
-    data: DataConfig = field(default_factory=DataConfig)
-    loop: Loop = Loop()
-    about: About = About()
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise UsageError(f"steps must be at least 1, but is {self.steps}")
 
     @property
     def multiple(self) -> int:
