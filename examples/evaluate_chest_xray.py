@@ -79,15 +79,13 @@ def read(path: Path, wanted: tuple[int, ...] | None) -> Scan:
     return Scan(path.stem, read_image(path), kept, values)
 
 
-def moved_labels(moving: Scan, u: Any, values: tuple[int, ...]) -> np.ndarray:
+def moved_labels(moving: Scan, u: Any) -> np.ndarray:
     """The moving label map, each label warped linearly and the largest taken."""
     import torch
 
-    from regkit import losses, ops
+    from regkit import ops
 
-    maps = losses.one_hot(torch.from_numpy(moving.labels.data.astype(np.int32))[None, None], values)
-    place = ops.warp(maps, u, padding="border")[0].argmax(0).numpy()
-    return np.array([0, *values])[place]
+    return ops.warp_labels(torch.from_numpy(moving.labels.data)[None, None], u, mode="majority", padding="border")[0, 0].numpy()
 
 
 def measure(fixed: Scan, moved: np.ndarray, u: Any, mm: float | None) -> Figures:
@@ -164,9 +162,7 @@ def evaluate(method: Any, scans: list[Scan], mm: float | None, pairs: int | None
         started = time.perf_counter()
         u = method(fixed, moving)
         seconds = time.perf_counter() - started
-        rows.append(
-            measure(fixed, moved_labels(moving, u, fixed.values), u, mm) | {"seconds": seconds, "fixed": fixed.name, "moving": moving.name}
-        )
+        rows.append(measure(fixed, moved_labels(moving, u), u, mm) | {"seconds": seconds, "fixed": fixed.name, "moving": moving.name})
         if told is not None and len(rows) % 500 == 0:
             told(f"{len(rows)} of {len(every)} pairs")
     return rows
@@ -188,7 +184,7 @@ def picture(method: Any, scans: list[Scan], rows: list[Figures], path: Path) -> 
         u = method(fixed, moving)
         image = torch.from_numpy(moving.image.data.astype(np.float32))[None, None]
         moved = ops.warp(image, u, padding="border")[0, 0].numpy()
-        labels = {"fixed": fixed.labels.data, "moving": moving.labels.data, "moved": moved_labels(moving, u, fixed.values)}
+        labels = {"fixed": fixed.labels.data, "moving": moving.labels.data, "moved": moved_labels(moving, u)}
         for ax, (name, grey) in zip(axes, {"fixed": fixed.image.data, "moving": moving.image.data, "moved": moved}.items()):
             ax.imshow(grey.T, cmap="gray", vmin=0, vmax=255)
             ax.contour((labels["fixed"] > 0).T, levels=[0.5], colors="lime", linewidths=1)

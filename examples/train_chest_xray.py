@@ -3,8 +3,9 @@
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont                     the three stages, then the table
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages acregnet   a baseline (stages before it as needed)
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages ablations
+    python examples/train_chest_xray.py --data DIR/montgomery DIR/shenzhen --out runs/both --stages best          one network for both sets
 
-DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Training and test images are named by --train-list and --test-list, one a line;
+DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Several directories are learned from together and tested each by itself. Training and test images are named by --train-list and --test-list, one a line;
 without them a fifth of the images is drawn (always the same) and kept for the test. Networks see 64 x 64 pixels; fields are brought to the
 images' grid and measured there, on all ordered pairs of the test images (see evaluate_chest_xray.py).
 
@@ -17,7 +18,8 @@ goes on. Nothing is chosen by the test images: the weights of the last step coun
     acregnet       AC-RegNet: -NCC + CE + 0.1 code + 0.81 TV
     voxelmorph     VoxelMorph in 2-D, with labels
     ablations      no attention masks, no SSIM, no contour terms, scales 1 to 3, the fields added without weights
-    best           beyond the paper: 128 x 128 pixels, velocity fields, and at the end refinement on the pair's masks
+    best           beyond the paper: masks (soft ones) and losses at 128 x 128 pixels around the registration at 64 x 64, velocity fields, and
+                   when it registers, refinement on the pair's masks
 
 --config FILE replaces keys of the registration's (or a baseline's) configuration, as in regkit train.
 """
@@ -60,7 +62,7 @@ intensity = {window = [0.0, 255.0]}
 """
 LOOP = """
 [loop]
-precision = "bfloat16"
+precision = "auto"
 learning_rate = 1e-3
 schedule = "cosine"
 log_every = 100
@@ -81,10 +83,30 @@ sigma = 5.0
 [data.intensity]
 probability = 0.9
 """
+AUGMENTED_MORE = """
+[data.augmentation]
+probability = 0.95
+rotation = 15.0
+scale = 0.15
+translation = 0.07
+[data.elastic]
+probability = 0.7
+amplitude = 6.0
+sigma = 12.0
+[data.intensity]
+probability = 0.9
+gamma = 0.5
+noise = 0.05
+"""
 BEYOND = """
 [network]
+shrink = 2
+mask = "soft"
 diffeomorphic = true
-refinement = {iterations = 40, step = 0.1, smoothness = 0.3}
+refinement = {iterations = 40, step = 0.2, smoothness = 0.3}
+[loss.shape]
+code = 0.0
+total_variation = 2.5
 """
 FINE = """
 [data.input]
@@ -128,11 +150,8 @@ STAGES = {
     "scales-2": _registration("network = {scales = 2}"),
     "scales-3": _registration("network = {scales = 3}"),
     "no-field-attention": _registration("network = {attention = false}"),
-    "attention-128": Stage(
-        "segmentation-unet", AUGMENTED.replace("amplitude = 2.0\nsigma = 5.0", "amplitude = 4.0\nsigma = 10.0") + FINE, steps=6000, batch=4
-    ),
-    "autoencoder-128": Stage("label-autoencoder", AUGMENTED + FINE, steps=6000, batch=8),
-    "best": Stage("attention-fusion", BEYOND + FINE, batch=8, attention="attention-128", autoencoder="autoencoder-128"),
+    "attention-128": Stage("segmentation-unet", AUGMENTED_MORE + FINE, steps=2000, batch=4),
+    "best": Stage("attention-fusion", BEYOND + FINE, steps=5000, batch=8, attention="attention-128"),
 }
 DEFAULT = ("attention", "autoencoder", "registration")
 ABLATIONS = ("no-attention", "no-ssim", "no-contour", "scales-1", "scales-2", "scales-3", "no-field-attention")
@@ -153,16 +172,37 @@ def split(images: Sequence[Path], train: Sequence[Path] | None, test: Sequence[P
     return list(train), list(test)
 
 
-def write_pairs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
-    """The run's manifest, and the test images."""
+@dataclass(frozen=True)
+class DataSet:
+    """A directory of X-rays, its images shared out."""
+
+    name: str
+    train: list[Path]
+    test: list[Path]
+    mm: float | None
+
+
+def data_sets(args: argparse.Namespace) -> list[DataSet]:
+    """What --data and the lists name. Raises InputError for images that are missing, UsageError for lists with several directories."""
+    names = (args.train_list, args.test_list)
+    if len(args.data) > 1 and any(names):
+        raise UsageError(f"--train-list and --test-list are for one directory, and --data names {len(args.data)}")
+    sets = []
+    for data in args.data:
+        home = folder(data)
+        train, test = split(listed(home, None), *(None if name is None else listed(home, name) for name in names))
+        sets.append(DataSet(data.name, train, test, pixel(data, args.mm)))
+    return sets
+
+
+def write_pairs(sets: Sequence[DataSet], args: argparse.Namespace) -> Path:
+    """The run's manifest."""
     from regkit.data.manifest import Case, Manifest, write_manifest
 
-    home = folder(args.data)
-    lists = [None if names is None else listed(home, names) for names in (args.train_list, args.test_list)]
-    train, test = split(listed(home, None), *lists)
     cases = [
-        Case(image.stem, image.absolute(), _labels(home, image, args), split=name)
-        for name, part in (("train", train), ("validation", test))
+        Case(image.stem, image.resolve(), _labels(image, args), split=name)
+        for one in sets
+        for name, part in (("train", one.train), ("validation", one.test))
         for image in part
     ]
     manifest, draft = args.out / "pairs.csv", args.out / "pairs.csv.new"
@@ -172,12 +212,12 @@ def write_pairs(args: argparse.Namespace) -> tuple[Path, list[Path]]:
         draft.unlink()
         raise UsageError(f"{args.out} was begun with other images, lists or labels (its pairs.csv differs); take another --out")
     draft.replace(manifest)
-    return manifest, test
+    return manifest
 
 
-def _labels(home: Path, image: Path, args: argparse.Namespace) -> Path:
+def _labels(image: Path, args: argparse.Namespace) -> Path:
     """The image's label map; with --labels a copy of it in the run, in which the others are background."""
-    source = (home / "labels" / image.name).absolute()
+    source = (image.parents[1] / "labels" / image.name).resolve()
     if args.labels is None:
         return source
     from regkit.geometry import write_image
@@ -195,10 +235,11 @@ def configuration(name: str, args: argparse.Namespace) -> Any:
     from regkit.training.trainings import training
 
     stage = STAGES[name]
+    learned = "-".join(data.name for data in args.data)
     about = {
-        "name": f"{args.data.name}-{name}",
+        "name": f"{learned}-{name}",
         "description": "Chest X-rays, from one person to another",
-        "data": str(args.data.name),
+        "data": learned,
         "licence": args.licence,
     }
     config = training(stage.kind).config()
@@ -241,7 +282,7 @@ def train(name: str, manifest: Path, args: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="directory of a data set")
+    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="DIR", help="directory of a data set, or of several")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="RUN", help="directory of the trainings; made when missing")
     parser.add_argument("--train-list", type=Path, metavar="FILE", help="names of the training images")
     parser.add_argument("--test-list", type=Path, metavar="FILE", help="names of the test images")
@@ -262,18 +303,23 @@ def run(args: argparse.Namespace) -> list[str]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    stages, mm = wanted(args.stages), pixel(args.data, args.mm)
-    manifest, test = write_pairs(args)
+    stages, sets = wanted(args.stages), data_sets(args)
+    manifest = write_pairs(sets, args)
     for name in stages:
         train(name, manifest, args)
-    scans = [read(path, None if args.labels is None else tuple(args.labels)) for path in test]
-    lines = [HEADER, line("no registration", evaluate(identity, scans, mm, args.pairs))]
+    return [line for one in sets for line in table(one, stages, args)]
+
+
+def table(one: DataSet, stages: Sequence[str], args: argparse.Namespace) -> list[str]:
+    """The rows of a data set's test images."""
+    scans = [read(path, None if args.labels is None else tuple(args.labels)) for path in one.test]
+    lines = [f"{one.name}, {len(one.test)} test images", HEADER, line("no registration", evaluate(identity, scans, one.mm, args.pairs))]
     for name in stages:
         weights, kind = args.out / name / LAST, STAGES[name].kind
         if kind == "segmentation-unet":
             lines.append(line(name, segmentation(weights, scans)))
         elif kind != "label-autoencoder":
-            lines.append(line(name, evaluate(Network(weights, scans), scans, mm, args.pairs)))
+            lines.append(line(name, evaluate(Network(weights, scans), scans, one.mm, args.pairs)))
     return lines
 
 

@@ -56,7 +56,7 @@ def test_all_stages_then_the_table(scripts, data, tmp_path, capsys):
     given += ["--test-list", tmp_path / "test.txt"]
     assert scripts[1].main([str(g) for g in given]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in out[1:]] == ["no registration", "attention", "registration"]
+    assert [line.split("  ")[0] for line in out[2:]] == ["no registration", "attention", "registration"]
     assert (tmp_path / "run/pairs.csv").read_text().count("validation") == 2
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("last.safetensors")}
     assert len(written) == 3
@@ -70,16 +70,34 @@ def test_all_stages_then_the_table(scripts, data, tmp_path, capsys):
     assert [(row["fixed"], row["moving"]) for row in rows] == [("scan3", "scan4"), ("scan4", "scan3")]
 
 
+def test_sets_are_learned_together_and_tested_alone(scripts, data, tmp_path, capsys):
+    other = tmp_path / "jsrt"
+    for path in sorted((data / "256").rglob("*.png")):
+        copied = other / "256" / path.parent.name / f"other-{path.name}"
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    scripts[1].SHARE, given = 0.4, ["--data", data, other, "-o", tmp_path / "run", "--quiet", "--threads", 1, "--stages", "best"]
+    assert scripts[1].main([str(g) for g in given]) == 0
+    out = capsys.readouterr().out.splitlines()
+    names = ["no registration", "attention-128", "best"]
+    assert [line.split("  ")[0] for line in out if not line.startswith("method")] == [
+        "montgomery, 2 test images", *names, "jsrt, 2 test images", *names
+    ]  # fmt: skip
+    assert (tmp_path / "run/pairs.csv").read_text().count("train") == 6
+    assert scripts[1].main([str(g) for g in [*given, "--test-list", tmp_path / "test.txt"]]) == 2
+    assert "are for one directory" in capsys.readouterr().err
+
+
 def test_figures_are_those_of_a_known_shift(scripts, data):
     """Moving labels are the fixed ones 8 pixels on: with no field HD is 8, with the right one everything matches."""
     fixed = scripts[0].read(data / "256/images/scan0.png", None)
     moving = replace(fixed, labels=Image(np.roll(fixed.labels.data, 8, 1), fixed.labels.grid))
     u = torch.zeros(1, 2, SIZE, SIZE)
-    still = scripts[0].measure(fixed, scripts[0].moved_labels(moving, u, fixed.values), u, 1.672)
+    still = scripts[0].measure(fixed, scripts[0].moved_labels(moving, u), u, 1.672)
     assert still["hd_px"] == 8 and still["hd_mm"] == pytest.approx(8 * 1.672)
     assert still["dsc"] == pytest.approx(1 - 8 / 140)
     u[:, 1] = 8
-    found = scripts[0].measure(fixed, scripts[0].moved_labels(moving, u, fixed.values), u, None)
+    found = scripts[0].measure(fixed, scripts[0].moved_labels(moving, u), u, None)
     assert found == {"dsc": 1.0, "hd_px": 0.0, "assd_px": 0.0, "jac": 0.0}
     u[0, 1, 100, 100:110] = torch.arange(0, -20, -2.0)  # runs backwards over ten pixels
     assert scripts[0].measure(fixed, fixed.labels.data, u, None)["jac"] > 5

@@ -19,7 +19,7 @@ from regkit.registration.affine import mass_center
 from regkit.registration.prepare import Scan
 from regkit.registration.progress import Progress, silent
 
-FORMAT = 2  # of the files in the cache, part of their names
+FORMAT = 3  # of the files in the cache, part of their names
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class PreparedScans:
             values = resample(labels, grid.with_shape([self.label_scale * n for n in grid.shape]), labels=True)
             tensors["fine"] = torch.from_numpy(values.data.astype(smallest_integer(values.data)))[None, None]
         if mask is not None:
-            maps["mask"] = (resample(mask, grid, labels=True).data != 0).astype(np.uint8)
+            maps["mask"] = (resample(mask, grid, labels="majority").data != 0).astype(np.uint8)
         if maps:
             dtype = np.result_type(*(smallest_integer(data) for data in maps.values()))
             tensors["maps"] = torch.from_numpy(np.stack([data.astype(dtype) for data in maps.values()]))[None]

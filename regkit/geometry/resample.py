@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def resample(
     grid: Grid,
     transform: Transform | None = None,
     *,
-    labels: bool | None = None,
+    labels: bool | Literal["majority"] | None = None,
     padding: str = "zeros",
     fill: float | None = None,
     device: torch.device | str = "cpu",
@@ -33,6 +34,8 @@ def resample(
     Parameters
     ----------
     labels : nearest neighbour and the image's dtype (True), or linear interpolation and float32 (False); None asks ``image.is_labels``.
+        "majority", for integers, takes the label with the largest linear weight. A grid that halves the voxels' number has its centres
+        between voxels, where the nearest one always lies on the same side: outlines move by half a voxel. By majority they stay.
     padding : "zeros" gives ``fill`` (0 unless told) where T(x) leaves the image's box, voxel edges included as in ITK;
         "border" the nearest voxel's value.
     device : where the work is done; the result's data are numpy's in any case.
@@ -50,6 +53,7 @@ def resample(
     if transform is None and image.grid.matches(grid):
         return image
     labels = image.is_labels if labels is None else labels
+    majority = labels == "majority"
     if labels:
         source, mode = np.ascontiguousarray(image.data), "nearest"
         source = torch.from_numpy(source.view(_SIGNED_TWINS.get(source.dtype, source.dtype)).copy())[None, None].to(device)
@@ -59,7 +63,13 @@ def resample(
     blank = blank.view(_SIGNED_TWINS.get(blank.dtype, blank.dtype)).item()
     result = torch.empty(grid.shape, dtype=source.dtype)
     for rows, displacement in displacement_slabs(transform, grid, image.grid, device=device):
-        result[rows] = ops.warp(source, displacement, mode=mode, padding="extent" if padding == "zeros" else "border", fill=blank)[0, 0]
+        outside = {"padding": "extent" if padding == "zeros" else "border", "fill": blank}
+        pulled = (
+            ops.warp_labels(source, displacement, mode=labels, **outside)
+            if majority
+            else ops.warp(source, displacement, mode=mode, **outside)
+        )
+        result[rows] = pulled[0, 0]
     data = result.numpy()
     return replace(image, data=data.view(image.data.dtype) if labels else data, grid=grid)
 

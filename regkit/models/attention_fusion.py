@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from regkit import ops
 from regkit.models.dense_fusion import DenseFusion
 from regkit.models.fields import LevelFields
-from regkit.models.layers import check_dims, check_image, check_pair
+from regkit.models.layers import AVERAGE_POOL, check_dims, check_image, check_pair
 from regkit.models.mask_refinement import MaskRefinement, refine_on_masks
 from regkit.models.segmentation_unet import SegmentationUNet
 
@@ -27,6 +28,8 @@ class AttentionFusion(nn.Module):
     registration: options of DenseFusion.
     mask: "hard", 1 where the probability of all structures together (1 - background) is above 1/2, else 0, as the paper has it; "soft",
     that probability; "none": no attention network is made, `attention` is not used, and the images go in as they are.
+    shrink: the registration network sees the cleaned images at 1/shrink of their size (means over shrink^D voxels), and its field (or
+    velocity) is brought back linearly: so the masks, the losses and the refinement can be finer than what the network can afford.
     refinement: options of MaskRefinement: `forward` (not training, which takes `fields`) refines the field on the masks of the pair.
     dims: 2 or 3 axes.
 
@@ -43,12 +46,15 @@ class AttentionFusion(nn.Module):
         mask: Mask = "hard",
         refinement: Mapping[str, Any] | None = None,
         dims: int = 2,
+        shrink: int = 1,
     ):
         super().__init__()
+        if shrink < 1:
+            raise ValueError(f"shrink must be at least 1, but came as {shrink}")
         if mask not in get_args(Mask):
             raise ValueError(f"mask must be one of {', '.join(get_args(Mask))}, but came as {mask}")
         check_dims(dims)
-        self.dims, self.mask, self.refinement = dims, mask, MaskRefinement(**(refinement or {}))
+        self.dims, self.mask, self.shrink, self.refinement = dims, mask, shrink, MaskRefinement(**(refinement or {}))
         if mask == "none" and self.refinement.iterations:
             raise ValueError("refinement needs masks, but mask came as none")
         self.attention = None if mask == "none" else SegmentationUNet(**{**(attention or {}), "dims": dims}).eval().requires_grad_(False)
@@ -56,8 +62,8 @@ class AttentionFusion(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Image sizes must be multiples of this. Both parts' are powers of 2."""
-        return max(self.registration.multiple, SegmentationUNet.multiple)
+        """Image sizes must be multiples of this. Both parts' are powers of 2, and so should shrink be."""
+        return max(self.registration.multiple * self.shrink, SegmentationUNet.multiple)
 
     def train(self, mode: bool = True) -> "AttentionFusion":
         """As torch's, but the attention stays as in evaluation."""
@@ -87,12 +93,21 @@ class AttentionFusion(nn.Module):
         """
         check_pair(fixed, moving, self.dims, self.multiple)
         cleaned, masks = zip(*(self.clean(image) for image in (fixed, moving)))
+        found = self.register(*cleaned)
         if not self.refinement.iterations:
-            return self.registration(*cleaned)
-        found = self.registration.fields(*cleaned)[-1]
+            return found.displacement
         return refine_on_masks(found, *masks, self.refinement, self.registration.int_steps)
 
-    def fields(self, fixed: torch.Tensor, moving: torch.Tensor) -> list[LevelFields]:
-        """The fused fields of the scales, coarse to fine, as DenseFusion's."""
+    def fields(self, fixed: torch.Tensor, moving: torch.Tensor) -> LevelFields:
+        """The displacement of `forward` before refinement, and the velocity where there is one."""
         check_pair(fixed, moving, self.dims, self.multiple)
-        return self.registration.fields(self.clean(fixed)[0], self.clean(moving)[0])
+        return self.register(self.clean(fixed)[0], self.clean(moving)[0])
+
+    def register(self, fixed: torch.Tensor, moving: torch.Tensor) -> LevelFields:
+        """The fields of images that are cleaned already, at their size."""
+        if self.shrink == 1:
+            return self.registration.fields(fixed, moving)[-1]
+        small = [AVERAGE_POOL[self.dims](image, self.shrink) for image in (fixed, moving)]
+        field = self.registration.fused(self.registration.scale_fields(*small))[-1]
+        fine = ops.upsample(field, fixed.shape[2:], self.shrink, (self.shrink - 1) / 2, scale=self.shrink)
+        return self.registration.found(fine)

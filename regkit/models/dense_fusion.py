@@ -101,11 +101,11 @@ class DenseFusion(nn.Module):
 
         Raises ValueError for images of two shapes, of more than one channel, or of a size that is not a multiple of `multiple`.
         """
-        return self._found(self.fused(self.scale_fields(fixed, moving))[-1]).displacement
+        return self.found(self.fused(self.scale_fields(fixed, moving))[-1]).displacement
 
     def fields(self, fixed: torch.Tensor, moving: torch.Tensor) -> list[LevelFields]:
         """The fused fields a_k, coarse to fine, each in voxels of its own level; the last one's displacement is that of `forward`."""
-        return [self._found(field) for field in self.fused(self.scale_fields(fixed, moving))]
+        return [self.found(field) for field in self.fused(self.scale_fields(fixed, moving))]
 
     def scale_fields(self, fixed: torch.Tensor, moving: torch.Tensor) -> list[torch.Tensor]:
         """What the scales give before the fusion: c_k, coarse to fine, (B, D, *level) in voxels of their own level."""
@@ -125,7 +125,8 @@ class DenseFusion(nn.Module):
             found.append(lower + own)
         return found
 
-    def _found(self, field: torch.Tensor) -> LevelFields:
+    def found(self, field: torch.Tensor) -> LevelFields:
+        """What a fused field stands for: itself the displacement, or a velocity with the displacement that it leads to."""
         if not self.diffeomorphic:
             return LevelFields(field, None)
         return LevelFields(ops.integrate_velocity(field, steps=self.int_steps), field)

@@ -60,7 +60,7 @@ def prepare(scan: Image, labels: Image | None, options: NetworkInput) -> Prepare
     grid = covering(scan.grid, np.broadcast_to(np.asarray(spacing, dtype=np.float64), (scan.ndim,)))
     # `grid=grid`: what is resampled onto a grid that it matches up to a header's rounding keeps its own.
     image = replace(smooth_resample(normalise(scan, options.intensity), grid, labels=False, padding="border"), grid=grid)
-    return Prepared(image, None if labels is None else replace(resample(labels, grid, labels=True), grid=grid, name=labels.name))
+    return Prepared(image, None if labels is None else replace(resample(labels, grid, labels="majority"), grid=grid, name=labels.name))
 
 
 def covering(grid: Grid, spacing: np.ndarray) -> Grid:

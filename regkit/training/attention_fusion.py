@@ -48,6 +48,8 @@ class FusionNetwork:
     dropout: float = 0.0
     mask: Literal["hard", "soft", "none"] = "hard"
     """Of the attention network; none: there is no such network."""
+    shrink: int = 1
+    """The registration network sees cleaned images this many times smaller than the frame; masks and losses are the frame's."""
     refinement: MaskRefinement = MaskRefinement()
     """Of the field on the pair's masks, when it registers; training does not know of it."""
     dims: int = 2
@@ -82,7 +84,7 @@ class FusionTraining(SingleStage):
     @property
     def multiple(self) -> int:
         """Of which the sizes of the network's frame are."""
-        return max(2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
+        return max(self.network.shrink * 2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
 
 
 class FusionTask(RegistrationTask):
@@ -93,7 +95,7 @@ class FusionTask(RegistrationTask):
     def __init__(self, config: FusionTraining, data: Datasets):
         labels = labels_of(data, "attention-fusion")
         registration = asdict(config.network)
-        options = {name: registration.pop(name) for name in ("mask", "refinement", "dims")} | {"registration": registration}
+        options = {name: registration.pop(name) for name in ("mask", "shrink", "refinement", "dims")} | {"registration": registration}
         attention, mask = None, config.network.mask
         if mask != "none":
             attention, options["attention"] = _attention(config.attention)
@@ -111,7 +113,7 @@ class FusionTask(RegistrationTask):
     def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
         weights, fixed, moving = self.config.loss, batch["fixed"], batch["moving"]
         cleaned = self._cleaned(batch)
-        found = self.network.registration.fields(*cleaned)[-1]
+        found = self.network.register(*cleaned)
         u = found.displacement
         fixed, moving = cleaned if weights.images == "cleaned" else (fixed, moving)
         moved, terms = ops.warp(moving.float(), u, padding="border"), {}

@@ -15,8 +15,9 @@ class Loop:
     deterministic: bool = False
     """Take torch's deterministic algorithms only: the same machine and number of threads give the same weights, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the network's layers (autocast); weights, fields and losses are float32."""
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Of the network's layers (autocast); weights, fields and losses are float32. auto: bfloat16 where the processor computes in it (GPUs;
+    CPUs with AVX-512 BF16 or AMX, where a step takes half the time; others emulate it in ten times the time), else float32."""
     batch: int = 1
     """Samples that a process takes at once."""
     accumulate: int = 1

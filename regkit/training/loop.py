@@ -53,7 +53,7 @@ def train(task: Task, options: Loop, run: Path, world: World, device: torch.devi
 class _Training:
     def __init__(self, task: Task, options: Loop, run: Path, world: World, device: torch.device, resume: bool, quiet: bool):
         self.task, self.options, self.folder, self.world, self.device = task, options, run, world, device
-        self.dtype = PRECISIONS[options.precision]
+        self.dtype = PRECISIONS[_precision(options.precision, device)]
         self.checkpoints = Checkpoints(run, options.keep)
         if device.type == "cuda":  # all samples have one shape: it pays to try which convolution is fastest
             torch.backends.cudnn.benchmark = not options.deterministic
@@ -225,6 +225,13 @@ class _Training:
         newest = self.checkpoints.newest()
         left = f"the last good checkpoint is {newest}" if newest else "no checkpoint was written yet"
         return TrainingError(f"{why}; {left}; take a smaller learning_rate or clip the gradient, and check the data with regkit data")
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        return wanted
+    native = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
 
 
 class _Losses(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from regkit import losses, ops
 from regkit.errors import InputError, UsageError
 from regkit.models.label_autoencoder import LabelAutoencoder
+from regkit.models.layers import AVERAGE_POOL
 from regkit.models.weights import load_model
 
 
@@ -32,7 +33,8 @@ class ShapeWeights:
 
 
 class ShapeLoss:
-    """The terms of `ShapeWeights`. autoencoder: weights of a trained one; none where its term has no weight.
+    """The terms of `ShapeWeights`. autoencoder: weights of a trained one; none where its term has no weight. One for smaller maps is given
+    means over so many voxels.
 
     Raises InputError where they are not an auto-encoder's, or of other labels or another frame.
     """
@@ -46,7 +48,8 @@ class ShapeLoss:
         network, card = load_model(autoencoder)
         if not isinstance(network, LabelAutoencoder):
             raise InputError(f"{autoencoder} is a {card.network}; give the weights of a label-autoencoder")
-        if (network.classes, network.size) != (1 + len(labels), shape[0]) or len(set(shape)) != 1:
+        self.shrink = shape[0] // network.size
+        if network.classes != 1 + len(labels) or any(n != self.shrink * network.size for n in shape):
             raise InputError(
                 f"{autoencoder} is for {network.classes} classes on {network.size} pixels an axis, and these are {1 + len(labels)} on "
                 f"{shape}; train one on these data"
@@ -63,7 +66,8 @@ class ShapeLoss:
         if self.encoder is not None:
             self.encoder.to(u.device)
             warped = ops.warp(losses.one_hot(moving_labels, self.labels), u, padding="border")
-            codes = [self.encoder.encode(maps).float() for maps in (losses.one_hot(fixed_labels, self.labels), warped)]
+            maps = losses.one_hot(fixed_labels, self.labels), warped
+            codes = [self.encoder.encode(AVERAGE_POOL[x.dim() - 2](x, self.shrink)) for x in maps]
             terms["code"] = weights.code * (codes[0] - codes[1]).square().sum(1).mean()
         if weights.total_variation:
             terms["total_variation"] = weights.total_variation * losses.total_variation_loss(u if regularised is None else regularised)

@@ -48,6 +48,25 @@ def test_float_images_can_be_labels(fixed_grid, make_image):
     np.testing.assert_array_equal(moved.data, image.data)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_halving_by_majority_moves_no_outline(factor):
+    """The box lies in the middle, and so does what is left of it; by nearest neighbours it is half a voxel away."""
+    grid = Grid((48, 40), np.eye(3))
+    data = np.zeros(grid.shape, np.uint8)
+    edge = 3 * factor // 2  # in the middle of a coarse voxel
+    data[edge:-edge, edge:-edge] = 3
+    coarse = grid.with_spacing((factor, factor))
+    maps = {labels: resample(Image(data, grid), coarse, labels=labels).data for labels in ("majority", True)}
+    assert {name: set(np.unique(found)) for name, found in maps.items()} == {"majority": {0, 3}, True: {0, 3}}
+    assert np.array_equal(maps["majority"], maps["majority"][::-1, ::-1])
+    assert not np.array_equal(maps[True], maps[True][::-1, ::-1])
+
+
+def test_majority_is_for_integers(fixed_grid, make_image):
+    with pytest.raises(TypeError, match="integers"):
+        resample(make_image(fixed_grid, np.float32), fixed_grid.with_spacing(2.0), labels="majority")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 def test_padding(dtype, fixed_grid, make_image):
     image = make_image(fixed_grid, dtype)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from regkit import ops
 from regkit.errors import UsageError
@@ -67,7 +68,7 @@ def test_what_is_registered_is_the_cleaned_pair(mask):
         u = made(fixed, moving)
         assert u.shape == (2, 2, 16, 32)
         assert torch.equal(u, made.registration(made.clean(fixed)[0], made.clean(moving)[0]))
-        assert torch.equal(u, made.fields(fixed, moving)[-1].displacement)
+        assert torch.equal(u, made.fields(fixed, moving).displacement)
         assert not torch.equal(u, made.registration(fixed, moving))
 
 
@@ -150,11 +151,28 @@ def test_refinement_brings_the_masks_together(diffeomorphic):
     ).eval()
     made.attention.forward = lambda image: torch.cat([torch.zeros_like(image), 8 * (image - 0.5)], 1)
     with torch.no_grad():
-        u, plain = made(fixed, moving), made.fields(fixed, moving)[-1].displacement
+        u, plain = made(fixed, moving), made.fields(fixed, moving).displacement
         before, after = (float((ops.warp(moving, field) - fixed).abs().mean()) for field in (plain, u))
     assert after < 0.2 * before and not u.requires_grad
     assert not diffeomorphic or float(ops.jacobian_summary(u).folds) == 0
     assert float(u[0, 1, 10:22, 8:20].mean()) > 1  # along the axis on which they lie apart
+
+
+@pytest.mark.parametrize("diffeomorphic", [False, True])
+def test_a_shrunken_registration_gives_a_field_of_full_size(diffeomorphic):
+    """On masks of full size: the field of the small images, doubled."""
+    made = network(registration={"channels": (2, 4, 4, 8), "diffeomorphic": diffeomorphic}, shrink=2)
+    fixed, moving = pair((32, 64), batch=2)
+    with torch.no_grad():
+        u, fields = made(fixed, moving), made.fields(fixed, moving)
+        small = [F.avg_pool2d(made.clean(image)[0], 2) for image in (fixed, moving)]
+        found = made.registration.fields(*small)[-1].regularised
+        wanted = 2 * F.interpolate(found, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(fields.regularised, wanted)
+    torch.testing.assert_close(u, ops.integrate_velocity(wanted) if diffeomorphic else wanted)
+    assert network(shrink=4).multiple == 32 and made.multiple == 16
+    with pytest.raises(ValueError, match="shrink must be at least 1"):
+        network(shrink=0)
 
 
 def test_refinement_needs_masks():

@@ -18,7 +18,7 @@ from regkit.models.weights import load_model
 from regkit.training.attention_fusion import FusionLoss, FusionNetwork, FusionTask, FusionTraining
 from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining, swapped
 from regkit.training.segmentation import SegmentationNetwork, SegmentationTask, SegmentationTraining, segmentation_dice
-from regkit.training.shape import ShapeWeights
+from regkit.training.shape import ShapeLoss, ShapeWeights
 
 SIZE = 32
 LOOP = """
@@ -169,6 +169,21 @@ def test_fusion_loss_is_the_papers(manifest, tmp_path, stages):
     sum(terms.values()).backward()
     assert all(parameter.grad is None for parameter in task.network.attention.parameters())
     assert all(parameter.grad is None for parameter in task.shape.encoder.parameters())
+
+
+def test_codes_of_a_finer_frame_are_those_of_means(manifest, tmp_path, stages):
+    """An auto-encoder of 32 x 32 behind labels of 64 x 64."""
+    weights = stages / "label-autoencoder/model.safetensors"
+    loss = ShapeLoss(ShapeWeights(cross_entropy=0.0, total_variation=0.0, code=1.0), (255,), (2 * SIZE, 2 * SIZE), str(weights))
+    maps = [torch.randint(0, 2, (2, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(n)).to(torch.uint8) * 255 for n in (0, 1)]
+    encoder, _ = load_model(weights)
+    with torch.no_grad():
+        wanted = (encoder.encode(hot(maps[0])) - encoder.encode(hot(maps[1]))).square().sum(1).mean()
+    fine = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in maps]
+    torch.testing.assert_close(loss.terms(torch.zeros(2, 2, 2 * SIZE, 2 * SIZE), *fine)["code"], wanted)
+    for shape in ((SIZE, 2 * SIZE), (SIZE // 2, SIZE // 2)):
+        with pytest.raises(InputError, match="32 pixels an axis"):
+            ShapeLoss(ShapeWeights(), (255,), shape, str(weights))
 
 
 def test_masks_are_made_once_where_scans_do_not_vary(manifest, tmp_path, stages):

@@ -120,6 +120,15 @@ def test_half_precision_keeps_float32_weights(tmp_path, precision):
     assert errors[-1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_precision_auto_is_bfloat16_where_the_cpu_computes_in_it(tmp_path, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    toy.run(tmp_path / "auto", precision="auto")
+    toy.run(tmp_path / "wanted", precision="bfloat16" if native else "float32")
+    assert same(weights(tmp_path / "auto"), weights(tmp_path / "wanted"))
+
+
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path):
     with pytest.raises(TrainingError, match=r"no longer a number at step 8 \(.*nan.*step-00000006.pt"):
         toy.run(tmp_path, spoilt=7)
