@@ -5,9 +5,10 @@
     python examples/train_chest_xray.py --data DIR/montgomery --out runs/mont --stages ablations
     python examples/train_chest_xray.py --data DIR/montgomery DIR/shenzhen --out runs/both --stages best          one network for both sets
 
-DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Several directories are learned from together and tested each by itself. Training and test images are named by --train-list and --test-list, one a line;
-without them a fifth of the images is drawn (always the same) and kept for the test. Networks see 64 x 64 pixels; fields are brought to the
-images' grid and measured there, on all ordered pairs of the test images (see evaluate_chest_xray.py).
+DIR/montgomery holds 256/images/*.png and 256/labels/*.png. Several directories are learned from together and tested each by itself.
+Training and test images are named by --train-list and --test-list, one a line; without them a fifth of the images is drawn (always the
+same) and kept for the test. Networks see 64 x 64 pixels; fields are brought to the images' grid and measured there, on all ordered pairs
+of the test images (see evaluate_chest_xray.py).
 
 Stages, each a directory of --out with configuration, checkpoints, log and weights; what is done is not done again, what was broken off
 goes on. Nothing is chosen by the test images: the weights of the last step count (last.safetensors).
@@ -18,8 +19,8 @@ goes on. Nothing is chosen by the test images: the weights of the last step coun
     acregnet       AC-RegNet: -NCC + CE + 0.1 code + 0.81 TV
     voxelmorph     VoxelMorph in 2-D, with labels
     ablations      no attention masks, no SSIM, no contour terms, scales 1 to 3, the fields added without weights
-    best           beyond the paper: masks (soft ones) and losses at 128 x 128 pixels around the registration at 64 x 64, velocity fields, and
-                   when it registers, refinement on the pair's masks
+    best           beyond the paper: masks (soft ones) and losses at 128 x 128 pixels around the registration at 64 x 64, velocity
+                   fields, and when it registers, refinement on the pair's masks
 
 --config FILE replaces keys of the registration's (or a baseline's) configuration, as in regkit train.
 """

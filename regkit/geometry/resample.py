@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -53,23 +54,17 @@ def resample(
     if transform is None and image.grid.matches(grid):
         return image
     labels = image.is_labels if labels is None else labels
-    majority = labels == "majority"
     if labels:
-        source, mode = np.ascontiguousarray(image.data), "nearest"
+        source = np.ascontiguousarray(image.data)
         source = torch.from_numpy(source.view(_SIGNED_TWINS.get(source.dtype, source.dtype)).copy())[None, None].to(device)
     else:
-        source, mode = image.tensor(device), "linear"
+        source = image.tensor(device)
     blank = np.array(0 if fill is None else fill).astype(image.data.dtype if labels else np.float32)
     blank = blank.view(_SIGNED_TWINS.get(blank.dtype, blank.dtype)).item()
+    pull = partial(ops.warp_labels, mode="majority") if labels == "majority" else partial(ops.warp, mode="nearest" if labels else "linear")
     result = torch.empty(grid.shape, dtype=source.dtype)
     for rows, displacement in displacement_slabs(transform, grid, image.grid, device=device):
-        outside = {"padding": "extent" if padding == "zeros" else "border", "fill": blank}
-        pulled = (
-            ops.warp_labels(source, displacement, mode=labels, **outside)
-            if majority
-            else ops.warp(source, displacement, mode=mode, **outside)
-        )
-        result[rows] = pulled[0, 0]
+        result[rows] = pull(source, displacement, padding="extent" if padding == "zeros" else "border", fill=blank)[0, 0]
     data = result.numpy()
     return replace(image, data=data.view(image.data.dtype) if labels else data, grid=grid)
 
