@@ -19,21 +19,26 @@ def label_cross_entropy(
     displacement: torch.Tensor,
     *,
     labels: int | Sequence[int],
+    floor: float = 0.0,
     ac_compat: bool = False,
     padding: str = "border",
 ) -> torch.Tensor:
-    """`mean_x -log max(p_c(x), 1e-6)`, p being the linearly warped one-hot moving labels and c the fixed label of voxel x.
+    """`mean_x -log max((1 - floor) p_c(x) + floor, 1e-6)`, p being the linearly warped one-hot moving labels and c the fixed label of voxel x.
 
     fixed_labels (B, 1, *spatial), moving_labels (B, 1, *any), integers; displacement (B, D, *spatial), voxels. labels: those that count,
     above 0, a number n standing for 1 .. n; all others are background, a class of its own. padding: as of `regkit.ops.warp`; "zeros" leaves
-    voxels from outside the moving map without any class. Where no corner of p's cell has the right label the loss is 13.8 (= -log 1e-6) and
-    its gradient 0, and elsewhere the gradient grows as 1 / p.
+    voxels from outside the moving map without any class.
+    floor: 0 for the plain cross-entropy. Where no corner of p's cell has the right label that one is 13.8 (= -log 1e-6) and its gradient 0,
+    and elsewhere the gradient grows as 1 / p: the few voxels on outlines that are just missed outweigh all others. With a floor both are
+    bounded, by -log floor and 1 / floor.
     ac_compat: p as the logits of a softmax cross-entropy, as AC-RegNet's code has it: bounded, from log(1 + (K - 1) / e) for K classes
     where p is right to log(e + K - 1) where it is wrong, and no gradient by p above 1.
     Raises ValueError for shapes, labels and options, TypeError for dtypes.
 
     Source: Mansilla et al. 2020 (AC-RegNet); He et al. 2022 (L_ce).
     """
+    if not 0 <= floor < 1:
+        raise ValueError(f"floor must be at least 0 and below 1, but came as {floor}")
     truth = class_map(fixed_labels, labels)
     check.displacement(displacement)
     check.same("batch size", fixed_labels=fixed_labels.shape[0], displacement=displacement.shape[0])
@@ -42,4 +47,4 @@ def label_cross_entropy(
     p = ops.warp(one_hot(moving_labels, labels).to(u.dtype), u, padding=padding)
     if ac_compat:
         return F.cross_entropy(p, truth)
-    return -p.gather(1, truth[:, None]).clamp_min(LEAST).log().mean()
+    return -(floor + (1 - floor) * p.gather(1, truth[:, None])).clamp_min(LEAST).log().mean()

@@ -3,12 +3,12 @@
 The masks are the attention network's, so nothing is needed that the network does not see.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from regkit import ops
-from regkit.models.fields import LevelFields
 
 
 @dataclass(frozen=True)
@@ -29,28 +29,30 @@ class MaskRefinement:
             )
 
 
-def refine_on_masks(found: LevelFields, fixed: torch.Tensor, moving: torch.Tensor, options: MaskRefinement, int_steps: int) -> torch.Tensor:
-    """The displacement (B, D, *spatial) after `options.iterations` steps of Adam on
+def refine_on_masks(
+    field: torch.Tensor,
+    displaced: Callable[[torch.Tensor], torch.Tensor],
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    options: MaskRefinement,
+) -> torch.Tensor:
+    """field + w after `options.iterations` steps of Adam on
 
-        sum over the batch of 1 - 2 <f, m'> / (<f, f> + <m', m'>) + smoothness |grad w|^2,   m' = m warped by the field + w
+        sum over the batch of 1 - 2 <f, m'> / (<f, f> + <m', m'>) + smoothness |grad w|^2,   m' = m warped by displaced(field + w)
 
-    fixed, moving: (B, 1, *spatial), probabilities of the structures. found: where it begins; where it has a velocity, w is added to that
-    one and the sum integrated in `int_steps` squarings. Works under torch.no_grad too.
+    field: (B, D, *spatial), where it begins. displaced: the displacement that a field stands for: of a velocity, its integral.
+    fixed, moving: (B, 1, *spatial), probabilities of the structures. Works under torch.no_grad too.
     """
-    start = found.regularised.detach().float()
+    start = field.detach().float()
     with torch.enable_grad():
         w = torch.zeros_like(start).requires_grad_()
         optimiser = torch.optim.Adam([w], lr=options.step)
         for _ in range(options.iterations):
-            moved = ops.warp(moving.float(), _displacement(start + w, found, int_steps), padding="border")
+            moved = ops.warp(moving.float(), displaced(start + w), padding="border")
             axes = tuple(range(1, moved.dim()))
             overlap = 2 * (fixed * moved).sum(axes) / (fixed.square().sum(axes) + moved.square().sum(axes) + 1e-6)
             loss = (1 - overlap).sum() + options.smoothness * len(w) * ops.diffusion_energy(w)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return _displacement(start + w.detach(), found, int_steps)
-
-
-def _displacement(field: torch.Tensor, found: LevelFields, int_steps: int) -> torch.Tensor:
-    return field if found.velocity is None else ops.integrate_velocity(field, steps=int_steps)
+    return start + w.detach()

@@ -18,7 +18,7 @@ from torch import nn
 from regkit import losses, ops
 from regkit.data.config import Datasets
 from regkit.errors import InputError, UsageError
-from regkit.models.attention_fusion import AttentionFusion
+from regkit.models.attention_fusion import AttentionFusion, Cleaned
 from regkit.models.mask_refinement import MaskRefinement
 from regkit.models.networks import build
 from regkit.models.segmentation_unet import SegmentationUNet
@@ -48,8 +48,10 @@ class FusionNetwork:
     dropout: float = 0.0
     mask: Literal["hard", "soft", "none"] = "hard"
     """Of the attention network; none: there is no such network."""
+    align: Literal["none", "moments"] = "none"
+    """Scale and shift the moving scan by the masks, before the network."""
     shrink: int = 1
-    """The registration network sees cleaned images this many times smaller than the frame; masks and losses are the frame's."""
+    """Cleaned scans are registered this many times smaller than the frame; masks and losses are the frame's."""
     refinement: MaskRefinement = MaskRefinement()
     """Of the field on the pair's masks, when it registers; training does not know of it."""
     dims: int = 2
@@ -95,7 +97,9 @@ class FusionTask(RegistrationTask):
     def __init__(self, config: FusionTraining, data: Datasets):
         labels = labels_of(data, "attention-fusion")
         registration = asdict(config.network)
-        options = {name: registration.pop(name) for name in ("mask", "shrink", "refinement", "dims")} | {"registration": registration}
+        options = {name: registration.pop(name) for name in ("mask", "align", "shrink", "refinement", "dims")} | {
+            "registration": registration
+        }
         attention, mask = None, config.network.mask
         if mask != "none":
             attention, options["attention"] = _attention(config.attention)
@@ -104,7 +108,7 @@ class FusionTask(RegistrationTask):
             network.attention.load_state_dict(attention)
         super().__init__("attention-fusion", network, options, data, config)
         self.shape = ShapeLoss(config.loss.shape, labels, data.train.shape, config.autoencoder)
-        self.known: dict[bytes, torch.Tensor] = {}  # cleaned scans
+        self.known: dict[bytes, torch.Tensor] = {}  # cleaned scans and their masks' probabilities, (2, 1, *spatial)
         self.stages = [Stage("registration", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:
@@ -115,27 +119,28 @@ class FusionTask(RegistrationTask):
         cleaned = self._cleaned(batch)
         found = self.network.register(*cleaned)
         u = found.displacement
-        fixed, moving = cleaned if weights.images == "cleaned" else (fixed, moving)
+        fixed, moving = [one.image for one in cleaned] if weights.images == "cleaned" else (fixed, moving)
         moved, terms = ops.warp(moving.float(), u, padding="border"), {}
         if weights.ncc:
             terms["ncc"] = weights.ncc * losses.global_ncc_loss(fixed.float(), moved)
         if weights.ssim:
             terms["ssim"] = weights.ssim * losses.ssim_loss(fixed.float(), moved)
-        return terms | self.shape.terms(u, batch["fixed_labels"], batch["moving_labels"], found.regularised)
+        return terms | self.shape.terms(u, batch["fixed_labels"], batch["moving_labels"], found.field)
 
-    def _cleaned(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    def _cleaned(self, batch: dict[str, torch.Tensor]) -> list[Cleaned]:
         """The fixed and the moving scans as the masks leave them. A fifth of a step goes into masks: those of scans that look the same when
         they come again are kept. Each is made alone, so that it has the same bits whatever else is in the batch: a training that goes on
         from a checkpoint makes them anew."""
         if self.dataset.varies:
-            return [self.network.clean(batch[side])[0] for side in ("fixed", "moving")]
+            return [self.network.clean(batch[side]) for side in ("fixed", "moving")]
         views = [self.dataset.views(int(n)) for n in batch["index"]]
         for side, name in enumerate(("fixed", "moving")):
             for row, view in enumerate(views):
                 if view[side] not in self.known:
-                    self.known[view[side]] = self.network.clean(batch[name][row : row + 1])[0][0]
-        found = [torch.stack([self.known[view[side]] for view in views]) for side in (0, 1)]
-        if sum(image.nbytes for image in self.known.values()) > KEPT_BYTES:
+                    made = self.network.clean(batch[name][row : row + 1])
+                    self.known[view[side]] = torch.cat([made.image, made.probability])
+        found = [Cleaned(*torch.stack([self.known[view[side]] for view in views], 1)) for side in (0, 1)]
+        if sum(both.nbytes for both in self.known.values()) > KEPT_BYTES:
             self.known.clear()
         return found
 

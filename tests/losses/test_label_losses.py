@@ -145,6 +145,7 @@ def test_cross_entropy(size, padding):
     right = (p * truth).sum(1)
     assert (right < 1e-6).any() and (right > 0.5).any()
     assert label_cross_entropy(fixed, moving, u, **given).item() == pytest.approx(-np.log(np.maximum(right, 1e-6)).mean(), rel=1e-6)
+    assert label_cross_entropy(fixed, moving, u, floor=0.1, **given).item() == pytest.approx(-np.log(0.1 + 0.9 * right).mean(), rel=1e-5)
     softmax = np.log(np.exp(p).sum(1)) - right
     assert label_cross_entropy(fixed, moving, u, ac_compat=True, **given).item() == pytest.approx(softmax.mean(), rel=1e-6)
 
