@@ -23,7 +23,8 @@ def label_cross_entropy(
     ac_compat: bool = False,
     padding: str = "border",
 ) -> torch.Tensor:
-    """`mean_x -log max((1 - floor) p_c(x) + floor, 1e-6)`, p being the linearly warped one-hot moving labels and c the fixed label of voxel x.
+    """`mean_x -log max((1 - floor) p_c(x) + floor, 1e-6)`, p being the linearly warped one-hot moving labels and c the fixed
+    label of voxel x.
 
     fixed_labels (B, 1, *spatial), moving_labels (B, 1, *any), integers; displacement (B, D, *spatial), voxels. labels: those that count,
     above 0, a number n standing for 1 .. n; all others are background, a class of its own. padding: as of `regkit.ops.warp`; "zeros" leaves
