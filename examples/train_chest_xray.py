@@ -19,8 +19,8 @@ goes on. Nothing is chosen by the test images: the weights of the last step coun
     acregnet       AC-RegNet: -NCC + CE + 0.1 code + 0.81 TV
     voxelmorph     VoxelMorph in 2-D, with labels
     ablations      no attention masks, no SSIM, no contour terms, scales 1 to 3, the fields added without weights
-    best           beyond the paper: masks (soft ones) and losses at 128 x 128 pixels around the registration at 64 x 64, velocity
-                   fields, and when it registers, refinement on the pair's masks
+    best           beyond the paper: masks (soft ones) and losses at 128 x 128 pixels around the registration at 64 x 64, the moving image
+                   scaled and shifted by the masks beforehand, velocity fields, and when it registers, refinement on the pair's masks
 
 --config FILE replaces keys of the registration's (or a baseline's) configuration, as in regkit train.
 """
@@ -101,10 +101,11 @@ noise = 0.05
 """
 BEYOND = """
 [network]
-shrink = 2
 mask = "soft"
+align = "moments"
+shrink = 2
 diffeomorphic = true
-refinement = {iterations = 40, step = 0.2, smoothness = 0.3}
+refinement = {iterations = 40, step = 0.2, smoothness = 0.1}
 [loss.shape]
 code = 0.0
 total_variation = 2.5
@@ -122,8 +123,8 @@ class Stage:
 
     kind: str
     config: str = ""
-    steps: int = 18_000
-    batch: int = 32
+    steps: int = 5000
+    batch: int = 8
     attention: str | None = None
     autoencoder: str | None = None
 
@@ -137,13 +138,13 @@ def _registration(config: str = "", attention: str | None = "attention", autoenc
 
 
 STAGES = {
-    "attention": Stage("segmentation-unet", AUGMENTED, steps=6000, batch=4),
-    "autoencoder": Stage("label-autoencoder", AUGMENTED, steps=6000, batch=8),
+    "attention": Stage("segmentation-unet", AUGMENTED, steps=3000, batch=4),
+    "autoencoder": Stage("label-autoencoder", AUGMENTED, steps=1500),
     "registration": _registration(),
     "acregnet": Stage("ac-regnet", autoencoder="autoencoder"),
     "voxelmorph": Stage("voxelmorph", "network = {dims = 2}\nloss = {dice = 1.0}"),
-    "attention-no-contour": Stage("segmentation-unet", AUGMENTED + "[loss]\ncontour = 0.0", steps=6000, batch=4),
-    "autoencoder-no-contour": Stage("label-autoencoder", AUGMENTED + "[loss]\ncontour = 0.0", steps=6000, batch=8),
+    "attention-no-contour": Stage("segmentation-unet", AUGMENTED + "[loss]\ncontour = 0.0", steps=3000, batch=4),
+    "autoencoder-no-contour": Stage("label-autoencoder", AUGMENTED + "[loss]\ncontour = 0.0", steps=1500),
     "no-attention": _registration('network = {mask = "none"}', attention=None),
     "no-ssim": _registration("loss = {ssim = 0.0}"),
     "no-contour": _registration(attention="attention-no-contour", autoencoder="autoencoder-no-contour"),
@@ -152,8 +153,9 @@ STAGES = {
     "scales-3": _registration("network = {scales = 3}"),
     "no-field-attention": _registration("network = {attention = false}"),
     "attention-128": Stage("segmentation-unet", AUGMENTED_MORE + FINE, steps=2000, batch=4),
-    "best": Stage("attention-fusion", BEYOND + FINE, steps=5000, batch=8, attention="attention-128"),
+    "best": Stage("attention-fusion", BEYOND + FINE, attention="attention-128"),
 }
+MASKS = ("segmentation-unet", "label-autoencoder")  # networks of one image, which register nothing
 DEFAULT = ("attention", "autoencoder", "registration")
 ABLATIONS = ("no-attention", "no-ssim", "no-contour", "scales-1", "scales-2", "scales-3", "no-field-attention")
 
@@ -244,12 +246,13 @@ def configuration(name: str, args: argparse.Namespace) -> Any:
         "licence": args.licence,
     }
     config = training(stage.kind).config()
-    tables = [DATA, LOOP, stage.config, ABOUT.format(**about), f"steps = {stage.steps}\nloop = {{batch = {stage.batch}}}"]
+    steps = stage.steps if args.steps is None or stage.kind in MASKS else args.steps
+    tables = [DATA, LOOP, stage.config, ABOUT.format(**about), f"steps = {steps}\nloop = {{batch = {stage.batch}}}"]
     for table in tables:
         config = override(config, tomllib.loads(table), "train_chest_xray")
     weights = {key: str(args.out / getattr(stage, key) / LAST) for key in ("attention", "autoencoder") if getattr(stage, key)}
     config = override(config, weights, "train_chest_xray")
-    if args.config is not None and name not in ("attention", "autoencoder"):
+    if args.config is not None and stage.kind not in MASKS:
         config = override(config, read_toml(args.config), str(args.config))
     return config
 
@@ -290,6 +293,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="labels that count (default: all above 0)")
     parser.add_argument("--stages", nargs="+", default=list(DEFAULT), metavar="STAGE", help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace those of the registration")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000)")
     parser.add_argument("--mm", type=float, metavar="MM", help="size of a pixel of the images")
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered test pairs only so many")
     parser.add_argument("--licence", default="as the data's", help="of the weights, for their card")
@@ -319,7 +323,7 @@ def table(one: DataSet, stages: Sequence[str], args: argparse.Namespace) -> list
         weights, kind = args.out / name / LAST, STAGES[name].kind
         if kind == "segmentation-unet":
             lines.append(line(name, segmentation(weights, scans)))
-        elif kind != "label-autoencoder":
+        elif kind not in MASKS:
             lines.append(line(name, evaluate(Network(weights, scans), scans, one.mm, args.pairs)))
     return lines
 
