@@ -118,7 +118,9 @@ def test_shapes_dtypes_and_masks(make, shape):
             **{f"{role}_{what}": (torch.uint8, (1, *whole)) for role in ("fixed", "moving") for what in ("labels", "mask")},
             "index": (torch.int64, ()),
         }
-        assert torch.equal(sample["fixed_mask"] > 0, sample["fixed_labels"] > 0) and sample["fixed_mask"].max() == 1
+        mask, inside = sample["fixed_mask"] > 0, sample["fixed_labels"] > 0
+        # where labels meet, all of them together can outweigh the background that outweighs each
+        assert bool(mask[inside].all()) and inside.sum() <= mask.sum() < 1.2 * inside.sum() and sample["fixed_mask"].max() == 1
         assert data.labels == (1, 2, 3)
 
 

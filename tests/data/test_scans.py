@@ -38,7 +38,7 @@ def test_holds_what_prepare_gives(cases, tmp_path):
         found = scans[case]
         assert found.grid == wanted.image.grid == found.prepared.labels.grid
         assert torch.equal(found.image, wanted.image.tensor()) and np.array_equal(found.prepared.labels.data, wanted.labels.data)
-        mask = resample(read_image(case.mask), found.grid)
+        mask = resample(read_image(case.mask), found.grid, labels="majority")
         assert found.channels == ("labels", "mask") and found.maps.dtype == torch.uint8
         assert np.array_equal(found.maps[0, 1].numpy(), mask.data)
     assert scans.labels() == (1, 2, 3)
