@@ -32,6 +32,7 @@ class PairDataset(Dataset):
         "fixed_labels", "moving_labels"   where every case has a label map: the smallest of uint8, int16, int32 that holds all labels
                                           (`labels`), on a grid `label_scale` times as fine; 0 outside
         "fixed_mask", "moving_mask"       where every case has a mask: uint8, 0 or 1
+        "fixed_change", "moving_change"   with changes = "given": float32 (D, *shape), voxels
         "index"                           n, int64, without axes
 
     Crop, padding, initial alignment and augmentation are one matrix, so that every scan is interpolated once.
@@ -45,6 +46,8 @@ class PairDataset(Dataset):
     mode : "all": every pair once an epoch (`epoch` samples), in an order drawn for each epoch; "random": each sample draws its pair.
     augmentation, elastic, intensity : None for none. The fixed and the moving scan each get their own affine, or with `jointly` the same;
         deformations and changes of grey values are each scan's own.
+    changes : what turns, scales, bends and mirrors a scan is "applied", or "given" as a displacement that pulls scan and maps into place:
+        for networks that want to look at a scan as it is first, once for all its changes. Grey values are changed in any case.
     mirror : array axes along which both scans are turned round, each with probability 1/2.
     samples : what `len` says. Any other n can be asked for, too.
 
@@ -61,6 +64,7 @@ class PairDataset(Dataset):
         mode: Literal["all", "random"] = "all",
         augmentation: AffineAugmentation | None = None,
         jointly: bool = False,
+        changes: Literal["applied", "given"] = "applied",
         mirror: Sequence[int] = (),
         elastic: ElasticAugmentation | None = None,
         intensity: IntensityAugmentation | None = None,
@@ -72,7 +76,7 @@ class PairDataset(Dataset):
         self.scans, self.shape, self.multiple, self.mode = scans, tuple(shape), multiple, mode
         if any(not 0 <= axis < len(self.shape) for axis in mirror):
             raise UsageError(f"mirror names axes from 0 to {len(self.shape) - 1}, but is {tuple(mirror)}")
-        self.augmentation, self.jointly, self.seed = augmentation, jointly, seed
+        self.augmentation, self.jointly, self.changes, self.seed = augmentation, jointly, changes, seed
         self.mirror, self.elastic, self.intensity = tuple(mirror), elastic, intensity
         self.pairs = Pairs(cases)
         if len(self.pairs) == 0:
@@ -113,9 +117,9 @@ class PairDataset(Dataset):
 
     @property
     def varies(self) -> bool:
-        """Whether a pair that comes again may look another way."""
-        drawn = (self.augmentation, self.elastic, self.intensity)
-        return bool(self.mirror) or any(one is not None and one.probability > 0 for one in drawn)
+        """Whether a scan that comes again may look another way."""
+        drawn = [self.intensity] if self.changes == "given" else [self.augmentation, self.elastic, self.intensity]
+        return (bool(self.mirror) and self.changes == "applied") or any(one is not None and one.probability > 0 for one in drawn)
 
     def views(self, n: int) -> tuple[bytes, bytes]:
         """What the scans of sample n look like follows from these alone, unless they vary: the fixed and the moving one's case, frame and
@@ -140,7 +144,11 @@ class PairDataset(Dataset):
         sample = {}
         for side, (name, case, affine) in enumerate((("fixed", fixed, None), ("moving", moving, self.scans.alignment(fixed, moving)))):
             bent = None if self.elastic is None else self.elastic.draw(self.shape, _torch(self.seed, _ELASTIC, n, side))
-            seen = see_case(self.scans[case], grid, affine, _then(turned, changes[side]), bent)
+            change = _then(turned, changes[side])
+            if self.changes == "given":
+                sample[f"{name}_change"] = _field(change, bent, grid)[0]
+                change = bent = None
+            seen = see_case(self.scans[case], grid, affine, change, bent)
             sample[name] = seen["image"][0]
             if self.intensity is not None:
                 sample[name] = self.intensity.apply(sample[name], _torch(self.seed, _INTENSITY, n, side))
@@ -192,10 +200,18 @@ def _sampled(
     if bent is None:
         found = ops.warp_affine(image, matrix, grid.shape, labels=maps)
         return (found, None) if maps is None else found
-    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in grid.shape), indexing="ij"))
-    linear, shift = matrix[:, :-1].float(), matrix[:, -1].float().reshape(-1, *[1] * grid.ndim)
-    u = (torch.einsum("ab,b...->a...", linear, index + bent[0]) + shift - index)[None]
+    u = _field(matrix, bent, grid)
     return ops.warp(image, u), None if maps is None else ops.warp_labels(maps, u)
+
+
+def _field(matrix: torch.Tensor | None, bent: torch.Tensor | None, grid: Grid) -> torch.Tensor:
+    """`matrix (x + bent(x)) - x` for every voxel x of the grid, (1, D, *shape)."""
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in grid.shape), indexing="ij"))
+    place = index if bent is None else index + bent[0]
+    if matrix is not None:
+        linear, shift = matrix[:, :-1].float(), matrix[:, -1].float().reshape(-1, *[1] * grid.ndim)
+        place = torch.einsum("ab,b...->a...", linear, place) + shift
+    return (place - index)[None]
 
 
 def _changed(out: Grid, scan: Grid, frame: Grid, affine: Affine | None, change: torch.Tensor | None) -> torch.Tensor:

@@ -30,6 +30,7 @@ from regkit.training.shape import ShapeLoss, ShapeWeights
 from regkit.training.single_stage import SingleStage
 from regkit.training.task import Stage
 
+SIDES = ("fixed", "moving")
 KEPT_BYTES = 1e9  # of cleaned scans
 
 
@@ -107,6 +108,7 @@ class FusionTask(RegistrationTask):
         if attention is not None:
             network.attention.load_state_dict(attention)
         super().__init__("attention-fusion", network, options, data, config)
+        self.dataset.changes = "given"  # they come after the masks, which are then made once for each scan
         self.shape = ShapeLoss(config.loss.shape, labels, data.train.shape, config.autoencoder)
         self.known: dict[bytes, torch.Tensor] = {}  # cleaned scans and their masks' probabilities, (2, 1, *spatial)
         self.stages = [Stage("registration", config.steps)]
@@ -115,26 +117,31 @@ class FusionTask(RegistrationTask):
         return self.network.registration.parameters()
 
     def loss(self, batch: dict[str, torch.Tensor], stage: int) -> dict[str, torch.Tensor]:
-        weights, fixed, moving = self.config.loss, batch["fixed"], batch["moving"]
-        cleaned = self._cleaned(batch)
+        weights, cleaned = self.config.loss, self._cleaned(batch)
+        scans, maps = [batch[side] for side in SIDES], [batch[f"{side}_labels"] for side in SIDES]
+        for at, side in enumerate(SIDES):
+            change = batch[f"{side}_change"]
+            if bool(change.any()):
+                scans[at], image, probability = ops.warp(torch.cat([scans[at], *asdict(cleaned[at]).values()], 1), change).split(1, 1)
+                cleaned[at], maps[at] = Cleaned(image, probability), ops.warp_labels(maps[at], change)
         found = self.network.register(*cleaned)
         u = found.displacement
-        fixed, moving = [one.image for one in cleaned] if weights.images == "cleaned" else (fixed, moving)
+        fixed, moving = [one.image for one in cleaned] if weights.images == "cleaned" else scans
         moved, terms = ops.warp(moving.float(), u, padding="border"), {}
         if weights.ncc:
             terms["ncc"] = weights.ncc * losses.global_ncc_loss(fixed.float(), moved)
         if weights.ssim:
             terms["ssim"] = weights.ssim * losses.ssim_loss(fixed.float(), moved)
-        return terms | self.shape.terms(u, batch["fixed_labels"], batch["moving_labels"], found.field)
+        return terms | self.shape.terms(u, *maps, found.field)
 
     def _cleaned(self, batch: dict[str, torch.Tensor]) -> list[Cleaned]:
         """The fixed and the moving scans as the masks leave them. A fifth of a step goes into masks: those of scans that look the same when
         they come again are kept. Each is made alone, so that it has the same bits whatever else is in the batch: a training that goes on
         from a checkpoint makes them anew."""
         if self.dataset.varies:
-            return [self.network.clean(batch[side]) for side in ("fixed", "moving")]
+            return [self.network.clean(batch[side]) for side in SIDES]
         views = [self.dataset.views(int(n)) for n in batch["index"]]
-        for side, name in enumerate(("fixed", "moving")):
+        for side, name in enumerate(SIDES):
             for row, view in enumerate(views):
                 if view[side] not in self.known:
                     made = self.network.clean(batch[name][row : row + 1])

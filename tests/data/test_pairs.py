@@ -124,6 +124,21 @@ def test_shapes_dtypes_and_masks(make, shape):
         assert data.labels == (1, 2, 3)
 
 
+def test_changes_can_be_given_instead_of_applied(make):
+    same = {"shapes": [(12, 12, 8)] * 3}  # the frame's own voxels: else what is given is interpolated twice
+    options = same | {"augmentation": ALWAYS, "elastic": ElasticAugmentation(1.0, 2.0, 4.0), "mirror": (0,)}
+    applied, given, plain = make(**options), make(**options, changes="given"), make(**same)
+    for n in range(3):
+        wanted, sample = applied[n], given[n]
+        for side in ("fixed", "moving"):
+            assert torch.equal(sample[side], plain[n][side])
+            change = sample[f"{side}_change"][None]
+            torch.testing.assert_close(ops.warp(sample[side][None], change)[0], wanted[side], atol=1e-4, rtol=1e-4)
+            differ = ops.warp_labels(sample[f"{side}_labels"][None], change)[0] != wanted[f"{side}_labels"]
+            assert differ.float().mean() < 0.01 and bool(change.any())
+    assert applied.varies and not given.varies
+
+
 def test_labels_only_where_all_have_them(make, write_cases, tmp_path):
     assert set(make(parts=())[0]) == {"fixed", "moving", "index"}
     cases = read_manifest(write_cases([(10, 10, 8)] * 3)).cases

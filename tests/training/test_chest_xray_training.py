@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from regkit import cli, losses, ops
 from regkit.data.augment import AffineAugmentation
 from regkit.data.config import DataConfig, datasets
+from regkit.data.elastic import ElasticAugmentation
+from regkit.data.intensity import IntensityAugmentation
 from regkit.data.manifest import read_manifest
 from regkit.errors import InputError, UsageError
 from regkit.geometry import Image
 from regkit.models.input import NetworkInput
 from regkit.models.weights import load_model
-from regkit.training.attention_fusion import FusionLoss, FusionNetwork, FusionTask, FusionTraining
+from regkit.training.attention_fusion import SIDES, FusionLoss, FusionNetwork, FusionTask, FusionTraining
 from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining, swapped
 from regkit.training.segmentation import SegmentationNetwork, SegmentationTask, SegmentationTraining, segmentation_dice
 from regkit.training.shape import ShapeLoss, ShapeWeights
@@ -135,7 +137,7 @@ def test_autoencoder_sees_noise_and_is_asked_for_the_clean_map(manifest, tmp_pat
 
 
 def test_fusion_loss_is_the_papers(manifest, tmp_path, stages):
-    data = data_of(manifest, tmp_path)
+    data = data_of(manifest, tmp_path, augmentation=AffineAugmentation(probability=0.0))
     config = FusionTraining(
         attention=str(stages / "segmentation-unet/model.safetensors"),
         autoencoder=str(stages / "label-autoencoder/model.safetensors"),
@@ -187,25 +189,46 @@ def test_codes_of_a_finer_frame_are_those_of_means(manifest, tmp_path, stages):
             ShapeLoss(ShapeWeights(), (255,), shape, str(weights))
 
 
-def test_masks_are_made_once_where_scans_do_not_vary(manifest, tmp_path, stages):
-    weights = {
-        name: str(stages / kind / "model.safetensors")
-        for name, kind in (("attention", "segmentation-unet"), ("autoencoder", "label-autoencoder"))
-    }
-    for probability in (0.0, 1.0):
-        data = data_of(manifest, tmp_path, augmentation=AffineAugmentation(probability=probability))
-        assert data.train.varies == (probability > 0)
+def weights_of(stages) -> dict[str, str]:
+    kinds = (("attention", "segmentation-unet"), ("autoencoder", "label-autoencoder"))
+    return {name: str(stages / kind / "model.safetensors") for name, kind in kinds}
+
+
+@pytest.mark.parametrize("turned, shaded", [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)])
+def test_masks_are_made_once_unless_grey_values_vary(manifest, tmp_path, stages, turned, shaded):
+    options = {"augmentation": AffineAugmentation(probability=turned), "intensity": IntensityAugmentation(probability=shaded)}
+    data = data_of(manifest, tmp_path, **options)
+    assert data.train.varies == (turned > 0)
+    torch.manual_seed(0)
+    task = FusionTask(FusionTraining(**weights_of(stages), network=FusionNetwork(channels=(2, 2, 2, 2), mask="soft")), data)
+    assert data.train.varies == (shaded > 0)
+    asked = []
+    task.network.attention.register_forward_hook(lambda _, args, out: asked.append(len(args[0])))
+    batch = batch_of(data, 6)  # all pairs of three scans
+    first, again = (task.loss(batch, 0) for _ in range(2))
+    assert sum(asked) == (24 if shaded else 3)
+    for name in first:
+        torch.testing.assert_close(first[name], again[name])
+    for side, cleaned in zip(("fixed", "moving"), task._cleaned(batch)):
+        torch.testing.assert_close(asdict(cleaned), asdict(task.network.clean(batch[side])))
+
+
+def test_scans_are_changed_behind_their_masks(manifest, tmp_path, stages):
+    """Where there are no masks it is the same as before: the loss is that of scans that the data have changed."""
+    options = {"augmentation": AffineAugmentation(probability=1.0), "elastic": ElasticAugmentation(probability=1.0)}
+    found = []
+    for changes in ("given", "applied"):
         torch.manual_seed(0)
-        task = FusionTask(FusionTraining(**weights, network=FusionNetwork(channels=(2, 2, 2, 2), mask="soft")), data)
-        asked = []
-        task.network.attention.register_forward_hook(lambda _, args, out: asked.append(len(args[0])))
-        batch = batch_of(data, 6)  # all pairs of three scans
-        first, again = (task.loss(batch, 0) for _ in range(2))
-        assert sum(asked) == (24 if probability else 3)
-        for name in first:
-            torch.testing.assert_close(first[name], again[name])
-        for side, cleaned in zip(("fixed", "moving"), task._cleaned(batch)):
-            torch.testing.assert_close(asdict(cleaned), asdict(task.network.clean(batch[side])))
+        data = data_of(manifest, tmp_path, **options)
+        config = FusionTraining(**weights_of(stages), network=FusionNetwork(channels=(2, 2, 2, 2), mask="none"))
+        task = FusionTask(config, data)
+        data.train.changes = changes
+        batch = batch_of(data, 6)
+        found.append(
+            task.loss(batch if changes == "given" else batch | {f"{side}_change": torch.zeros(6, 2, SIZE, SIZE) for side in SIDES}, 0)
+        )
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_trained_stages_register_from_one_file(stages, manifest, tmp_path, capsys):
