@@ -79,7 +79,7 @@ def test_sets_are_learned_together_and_tested_alone(scripts, data, tmp_path, cap
     scripts[1].SHARE, given = 0.4, ["--data", data, other, "-o", tmp_path / "run", "--quiet", "--threads", 1, "--stages", "best"]
     assert scripts[1].main([str(g) for g in given]) == 0
     out = capsys.readouterr().out.splitlines()
-    names = ["no registration", "attention-128", "best"]
+    names = ["no registration", "attention", "best"]
     assert [line.split("  ")[0] for line in out if not line.startswith("method")] == [
         "montgomery, 2 test images", *names, "jsrt, 2 test images", *names
     ]  # fmt: skip
