@@ -104,7 +104,7 @@ network.align = "moments"
 network.diffeomorphic = true
 network.refinement = {iterations = 40, step = 0.2, smoothness = 0.1}
 loss.shape.code = 0.0
-loss.shape.total_variation = 2.5
+loss.shape.total_variation = 0.4
 """
 
 
