@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from regkit import ops
+from regkit.registration.adam import Adam
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def refine_on_masks(
     start = field.detach().float()
     with torch.enable_grad():
         w = torch.zeros_like(start).requires_grad_()
-        optimiser = torch.optim.Adam([w], lr=options.step)
+        optimiser = Adam(w, lr=options.step)
         for _ in range(options.iterations):
             moved = ops.warp(moving.float(), displaced(start + w), padding="border")
             axes = tuple(range(1, moved.dim()))

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from regkit import ops
 from regkit.geometry import Affine, Grid
+from regkit.registration.adam import Adam
 from regkit.registration.config import Config
 from regkit.registration.mutual import normalised_mutual_information
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
@@ -165,7 +166,7 @@ class _Descent:
 
 def _descend(level: _Level, start: Start, parameters: torch.Tensor, place: _Place, iterations: int, step: float) -> _Descent:
     p = parameters.clone().requires_grad_()
-    optimiser = torch.optim.Adam([p], lr=step, betas=(0.9, 0.99))
+    optimiser = Adam(p, lr=step, betas=(0.9, 0.99))
     curve = []
     for i in range(iterations):
         optimiser.zero_grad()

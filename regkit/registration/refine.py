@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from regkit import ops
 from regkit.geometry import Affine, Grid
+from regkit.registration.adam import Adam
 from regkit.registration.config import Config
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
@@ -44,7 +45,7 @@ def refine(
         level = level_grid(grid, shrink)
         problem = _Problem(fixed, moving, level, affine, config, n)
         parameters = resize(field, level.shape).clone().requires_grad_()
-        optimiser = torch.optim.Adam([parameters], lr=stage.step[n], betas=(0.9, 0.99), fused=True)
+        optimiser = Adam(parameters, lr=stage.step[n], betas=(0.9, 0.99), fused=True)
         curve = curves[f"level {n + 1}"] = []
         for i in range(iterations):
             if i % WEIGHT_EVERY == 0:
