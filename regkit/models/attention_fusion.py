@@ -6,6 +6,7 @@ The segmentation network is trained before, on its own, and is part of this one 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import Any, Literal, get_args
 
 import torch
@@ -86,8 +87,8 @@ class AttentionFusion(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Image sizes must be multiples of this. Both parts' are powers of 2, and so should shrink be."""
-        return max(self.registration.multiple * self.shrink, SegmentationUNet.multiple)
+        """Image sizes must be multiples of this: of what both parts need."""
+        return lcm(self.registration.multiple * self.shrink, SegmentationUNet.multiple)
 
     def train(self, mode: bool = True) -> "AttentionFusion":
         """As torch's, but the attention stays as in evaluation."""

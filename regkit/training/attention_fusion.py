@@ -10,6 +10,7 @@ on the scans as the attention masks leave them (images = "cleaned"), or as they 
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import lcm
 from typing import Literal
 
 import torch
@@ -87,7 +88,7 @@ class FusionTraining(SingleStage):
     @property
     def multiple(self) -> int:
         """Of which the sizes of the network's frame are."""
-        return max(self.network.shrink * 2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
+        return lcm(self.network.shrink * 2 ** (len(self.network.channels) - 1), SegmentationUNet.multiple)
 
 
 class FusionTask(RegistrationTask):

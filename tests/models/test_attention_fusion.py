@@ -170,7 +170,7 @@ def test_a_shrunken_registration_gives_a_field_of_full_size(diffeomorphic):
         wanted = 2 * F.interpolate(found, scale_factor=2, mode="bilinear")
     torch.testing.assert_close(made.register(made.clean(fixed), made.clean(moving)).field, wanted)
     torch.testing.assert_close(u, ops.integrate_velocity(wanted) if diffeomorphic else wanted)
-    assert network(shrink=4).multiple == 32 and made.multiple == 16
+    assert network(shrink=4).multiple == 32 and made.multiple == 16 and network(shrink=3).multiple == 48
     with pytest.raises(ValueError, match="shrink must be at least 1"):
         network(shrink=0)
 
