@@ -33,6 +33,7 @@ import os
 import random
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,11 +188,15 @@ def data_sets(args: argparse.Namespace) -> list[DataSet]:
         home = folder(data)
         train, test = split(listed(home, None), *(None if name is None else listed(home, name) for name in names))
         sets.append(DataSet(data.name, train, test, pixel(data, args.mm)))
+    names = [image.stem for one in sets for image in (*one.train, *one.test)]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise UsageError(f"--data names {len(twice)} images twice ({twice[0]} is one); name each directory once")
     return sets
 
 
 def write_pairs(sets: Sequence[DataSet], args: argparse.Namespace) -> Path:
-    """The run's manifest."""
+    """The run's manifest. Raises UsageError where the run has another already."""
     from regkit.data.manifest import Case, Manifest, write_manifest
 
     cases = [
@@ -238,7 +243,7 @@ def configuration(name: str, args: argparse.Namespace) -> Any:
         "licence": args.licence,
     }
     config = training(stage.kind).config()
-    steps = stage.steps if args.steps is None or stage.kind in MASKS else args.steps
+    steps = (args.mask_steps if stage.kind in MASKS else args.steps) or stage.steps
     tables = [DATA, LOOP, stage.config, ABOUT.format(**about), f"steps = {steps}\nloop = {{batch = {stage.batch}}}"]
     for table in tables:
         config = override(config, tomllib.loads(table), "train_chest_xray")
@@ -286,12 +291,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", default=list(DEFAULT), metavar="STAGE", help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace those of the registration")
     parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000)")
+    parser.add_argument("--mask-steps", type=int, metavar="N", help="of the trainings of attention and auto-encoder (default: 2000, 1500)")
     parser.add_argument("--mm", type=float, metavar="MM", help="size of a pixel of the images")
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered test pairs only so many")
     parser.add_argument("--licence", default="as the data's", help="of the weights, for their card")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--quiet", action="store_true", help="the table only")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("steps", "mask_steps"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, but is {getattr(args, name)}")
+    return args
 
 
 def run(args: argparse.Namespace) -> list[str]:
@@ -301,6 +311,8 @@ def run(args: argparse.Namespace) -> list[str]:
     if args.threads:
         torch.set_num_threads(args.threads)
     stages, sets = wanted(args.stages), data_sets(args)
+    for name in stages:
+        configuration(name, args)  # what is wrong with it is told before anything is written
     manifest = write_pairs(sets, args)
     for name in stages:
         train(name, manifest, args)

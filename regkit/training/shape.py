@@ -23,16 +23,16 @@ class ShapeWeights:
     """Of the squared distance of the codes; needs `autoencoder`."""
     total_variation: float = 3.5
     """Of the mean over pixels and axes, in voxels of the frame."""
+    smoothness: float = 0.0
+    """Of the mean square of the same differences: code that is passed around under the name of total variation squares them."""
     folds: float = 0.0
     ac_compat: bool = False
     """Cross-entropy as AC-RegNet's code has it: warped probabilities taken as logits."""
 
     def __post_init__(self):
-        if min(self.cross_entropy, self.code, self.total_variation, self.folds) < 0:
-            raise UsageError(
-                "weights of the loss must be at least 0, but are cross_entropy "
-                f"{self.cross_entropy}, code {self.code}, total_variation {self.total_variation}, folds {self.folds}"
-            )
+        weights = {name: getattr(self, name) for name in ("cross_entropy", "code", "total_variation", "smoothness", "folds")}
+        if min(weights.values()) < 0:
+            raise UsageError(f"weights of the loss must be at least 0, but are {', '.join(f'{k} {v}' for k, v in weights.items())}")
         if not 0 <= self.floor < 1:
             raise UsageError(f"floor must be at least 0 and below 1, but is {self.floor}")
 
@@ -74,8 +74,11 @@ class ShapeLoss:
             maps = losses.one_hot(fixed_labels, self.labels), warped
             codes = [self.encoder.encode(AVERAGE_POOL[x.dim() - 2](x, self.shrink)) for x in maps]
             terms["code"] = weights.code * (codes[0] - codes[1]).square().sum(1).mean()
+        field = u if regularised is None else regularised
         if weights.total_variation:
-            terms["total_variation"] = weights.total_variation * losses.total_variation_loss(u if regularised is None else regularised)
+            terms["total_variation"] = weights.total_variation * losses.total_variation_loss(field)
+        if weights.smoothness:
+            terms["smoothness"] = losses.smoothness_loss(field, weight=weights.smoothness)
         if weights.folds:
             terms["folds"] = weights.folds * losses.fold_loss(u)
         return terms

@@ -142,7 +142,7 @@ def test_fusion_loss_is_the_papers(manifest, tmp_path, stages):
         attention=str(stages / "segmentation-unet/model.safetensors"),
         autoencoder=str(stages / "label-autoencoder/model.safetensors"),
         network=FusionNetwork(channels=(2, 2, 2, 2), mask="soft"),
-        loss=FusionLoss(ncc=2.0, ssim=0.5, shape=ShapeWeights(folds=3.0)),
+        loss=FusionLoss(ncc=2.0, ssim=0.5, shape=ShapeWeights(folds=3.0, smoothness=2.0)),
     )
     torch.manual_seed(0)
     task = FusionTask(config, data)
@@ -164,6 +164,7 @@ def test_fusion_loss_is_the_papers(manifest, tmp_path, stages):
         "cross_entropy": -(hot(batch["fixed_labels"]) * (0.05 + 0.95 * labels).log()).sum(1).mean(),
         "code": 0.1 * (codes[0] - codes[1]).square().sum(1).mean(),
         "total_variation": 3.5 * (u.diff(dim=2).abs().mean() + u.diff(dim=3).abs().mean()) / 2,
+        "smoothness": 2 * ops.diffusion_energy(u),
         "folds": 3 * losses.fold_loss(u),
     }
     assert set(terms) == set(wanted)
