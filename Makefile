@@ -22,7 +22,7 @@ READY := build/installed-in-$(subst /,-,$(USE_PYTHON))
 endif
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test bench gpu lint clean
+.PHONY: help demo test bench gpu gpu-sanitize lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make test    run the test suite; ARGS='-k warp' and the like go to pytest"
 	@echo "make bench   time every op beside its peers; ARGS='--only warp' selects, ARGS=--help lists the options"
 	@echo "make gpu     on a GPU, the tests that need one and the benchmark, in less than 8 minutes"
+	@echo "make gpu-sanitize   on a GPU, the CUDA kernels under compute-sanitizer's memcheck, racecheck and initcheck"
 	@echo "make lint    check style with ruff"
 	@echo "make clean   remove .venv and all that was built"
 	@echo "USE_PYTHON=python3 with any of them takes that Python and the packages that it has in place of .venv, for machines without internet or"
@@ -57,6 +58,16 @@ gpu: $(READY)
 	$(PY) -m tests.benchmarks --device cuda --data $(GPU_DATA) --limit $$left || timings=1; \
 	[ $$tests = 0 ] || echo "make gpu: tests failed, see above"; \
 	exit $$((tests + timings))
+
+# Without torch's cache of memory each tensor is an allocation of its own, whose ends and whose first writes the tools watch.
+gpu-sanitize: $(READY)
+	@$(PY) -c "$$CHECK_GPU"
+	@command -v compute-sanitizer > /dev/null || { echo "error: no compute-sanitizer on PATH; it comes with the CUDA toolkit"; exit 1; }
+	@for tool in memcheck racecheck initcheck; do \
+	  echo "$$tool"; \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 --kernel-regex kns=regkit \
+	    $(PY) -m pytest -q -p no:xdist tests/gpu/test_ops_on_gpu.py -k "follows and cuda" $(ARGS) || exit 1; \
+	done
 
 lint: $(if $(USE_PYTHON),,$(VENV)/installed-lint)
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -1,13 +1,20 @@
-"""Builds the C++ extension once per instruction set; `regkit.ops.native` picks one at run time.
+"""Builds the C++ extension once per instruction set, of which `regkit.ops.native` picks one at run time, and the CUDA one where nvcc is.
 
 Each instruction set is a module of its own (regkit._cpp_baseline, _cpp_avx2, _cpp_avx512): the same sources, other flags. Separate modules
 keep their inline functions apart, so that no AVX-512 copy of a shared template can end up in the baseline's path.
+
+regkit._cuda needs nvcc (of CUDA_HOME, on PATH, or in /usr/local/cuda) at build time, and no CUDA library at run time: cudart is linked in.
+    REGKIT_CUDA=0                     leaves it out; 1: fails where nvcc is missing, instead of leaving it out
+    REGKIT_CUDA_ARCHITECTURES=80,90   GPUs to compile for (default: of 80, 90, 100 those that nvcc knows; PTX for newer ones)
 """
 
 import hashlib
 import os
 import platform
+import shutil
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from glob import glob
 
@@ -25,6 +32,42 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": avx2, "avx512": avx512}
 
 HEADERS = sorted(glob("csrc/core/*.h") + glob("csrc/cpu/*.h"))
+CUDA_HEADERS = sorted(glob("csrc/core/*.h") + glob("csrc/cuda/*.h"))
+CUDA_FLAGS = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden,-g0", "-cudart", "static", "--expt-relaxed-constexpr"]
+CUDA_MODULE = "regkit._cuda"
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler; None where there is none, or none is wanted."""
+    wanted = os.environ.get("REGKIT_CUDA", "")
+    if wanted == "0":
+        return None
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    places = [os.path.join(home, "bin") for home in homes] + [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
+    found = shutil.which("nvcc", path=os.pathsep.join(places))
+    if found is None and wanted == "1":
+        sys.exit(
+            "error: REGKIT_CUDA=1, but there is no nvcc in CUDA_HOME, on PATH or in /usr/local/cuda/bin; install CUDA or set CUDA_HOME"
+        )
+    return found
+
+
+def cuda_architectures(compiler: str) -> list[str]:
+    """-gencode options."""
+    known = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    wanted = [name for name in os.environ.get("REGKIT_CUDA_ARCHITECTURES", "").replace(";", ",").split(",") if name]
+    chosen = wanted or [name for name in ("80", "90", "100") if f"sm_{name}" in known]
+    missing = [name for name in chosen if f"sm_{name}" not in known]
+    if missing or not chosen:
+        sys.exit(f"error: {compiler} knows {', '.join(known)}, and not sm_{', sm_'.join(missing or ['80'])}; set REGKIT_CUDA_ARCHITECTURES")
+    options = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in chosen]
+    return [*options, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"]
+
+
+def cuda_home(compiler: str) -> str:
+    """The toolkit's folder, which nvcc tells (it may be called by a link or a script)."""
+    told = subprocess.run([compiler, "-v", "-dryrun", "-x", "cu", os.devnull, "-c"], capture_output=True, text=True, check=True).stderr
+    return next(line.split("=", 1)[1].strip() for line in told.splitlines() if line.startswith("#$ TOP="))
 
 
 class BuildExtension(build_ext):
@@ -46,7 +89,48 @@ class BuildExtension(build_ext):
         own = copy(self)  # so that extensions built at the same time (build_ext --parallel) do not share a folder or a compiler either
         own.compiler = copy(self.compiler)
         own.build_temp = os.path.join(self.build_temp, f"{ext.name}-{fingerprint}")
+        if ext.name == CUDA_MODULE:
+            ext.extra_objects = compile_cuda(own.build_temp)
         super(BuildExtension, own).build_extension(ext)
+
+
+def compile_cuda(folder: str) -> list[str]:
+    """The objects of csrc/cuda, those compiled anew that changed."""
+    compiler = nvcc()
+    command = [compiler, *CUDA_FLAGS, *cuda_architectures(compiler), "-Icsrc", "-c"]
+    folder = os.path.join(folder, hashlib.sha256(repr(command).encode()).hexdigest()[:12])
+    os.makedirs(folder, exist_ok=True)
+
+    def compiled(source: str) -> str:
+        obj = os.path.join(folder, f"{os.path.basename(source)}.o")
+        newest = max(os.path.getmtime(path) for path in (source, *CUDA_HEADERS))
+        if not os.path.exists(obj) or os.path.getmtime(obj) < newest:
+            subprocess.run([*command, source, "-o", f"{obj}.new"], check=True)
+            os.replace(f"{obj}.new", obj)
+        return obj
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sorted(glob("csrc/cuda/*.cu"))))
+
+
+def cuda_extension(compiler: str) -> Pybind11Extension:
+    home = cuda_home(compiler)
+    libraries = [
+        path
+        for path in (f"{home}/lib64", f"{home}/targets/x86_64-linux/lib", f"{home}/targets/sbsa-linux/lib", f"{home}/lib")
+        if os.path.isdir(path)
+    ]
+    return Pybind11Extension(
+        CUDA_MODULE,
+        ["csrc/cuda/bindings.cpp"],
+        depends=[*CUDA_HEADERS, *sorted(glob("csrc/cuda/*.cu"))],
+        include_dirs=["csrc", f"{home}/include"],
+        extra_compile_args=[*FLAGS],
+        library_dirs=libraries,
+        libraries=["cudart_static", "dl", "rt"],
+        extra_link_args=["-pthread"],
+        cxx_std=17,
+    )
 
 
 def outdated(obj: str, source: str) -> bool:
@@ -72,6 +156,9 @@ setup(
     packages=[*find_packages(include=["regkit", "regkit.*"]), "regkit.kernels"],
     package_dir={"regkit": "regkit", "regkit.kernels": "kernels"},
     package_data={"regkit.report": ["*.j2", "*.css", "*.js"], "regkit.models": ["shipped/*.safetensors"]},
-    ext_modules=[extension(name, flags) for name, flags in INSTRUCTION_SETS.items()],
+    ext_modules=[
+        *(extension(name, flags) for name, flags in INSTRUCTION_SETS.items()),
+        *(cuda_extension(compiler) for compiler in [nvcc()] if compiler),
+    ],
     cmdclass={"build_ext": BuildExtension},
 )

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from regkit.kernels import launch
+from regkit.kernels import fixed_point, launch
 from regkit.kernels.neighbours import number
 from regkit.kernels.search import COSINE, COSINE_EPS, DOT, SSD, Search, cube, images, position, power_of_2, similarity, voxel
 from regkit.kernels.warp import scatter
@@ -184,7 +184,7 @@ class _Sums:
     def add(self, scatter: Callable, largest: Callable[[], torch.Tensor], count: int) -> None:
         """scatter(sums, unit, fixed) adds to sums. largest(): a tensor without axes that none of `count` summands for a voxel exceeds."""
         if launch.deterministic():
-            unit, sums = launch.fixed_point_unit(largest(), count), torch.zeros_like(self.total, dtype=torch.int64)
+            unit, sums = fixed_point.unit(largest(), count), torch.zeros_like(self.total, dtype=torch.int64)
             scatter(sums, unit, True)
             self.total += sums * unit
         else:

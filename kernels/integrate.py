@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from regkit.kernels import launch, tiles
+from regkit.kernels import fixed_point, launch, tiles
 from regkit.kernels.field import cell_rows, components, field_at, store_components
 from regkit.kernels.sampling import BORDER, axis_sample
 from regkit.kernels.warp import scatter_cells
@@ -183,7 +183,7 @@ def _backward_step(grad, u, largest, grad_scale: float, scale: float, dtype: tor
         return out
     # A NaN displacement, which has no fixed-point value, makes the whole gradient NaN.
     bound = grad_scale * grad.abs().amax() + 0 * u.sum() if grad.numel() else grad.new_zeros(())
-    unit = launch.fixed_point_unit(bound, u[0, 0].numel() if u.numel() else 1)
+    unit = fixed_point.unit(bound, u[0, 0].numel() if u.numel() else 1)
     out, sums = torch.empty(u.shape, dtype=dtype, device=u.device), torch.zeros(u.shape, dtype=torch.int64, device=u.device)
     _launch(_square_backward, grad, u, out, sums, unit, largest, grad_scale, scale, FIXED=True, **options)
     return out.add_((sums * unit).to(dtype))

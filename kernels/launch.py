@@ -49,16 +49,5 @@ def deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def fixed_point_unit(largest: torch.Tensor, count: int) -> torch.Tensor:
-    """Step of 64-bit fixed point numbers in which `count` values of at most |largest| can be summed without overflow; a tensor, no sync.
-
-    Steps are powers of two, so that scaling by them rounds nothing. NaN or infinity in `largest` gives a NaN unit, and so NaN sums.
-    """
-    bits = 62 - max(1, count).bit_length()
-    exponent = torch.frexp(largest.detach().double())[1]
-    unit = torch.ldexp(torch.ones((), dtype=torch.float64, device=largest.device), exponent - bits)
-    return torch.where(largest.isfinite(), unit, float("nan"))
-
-
 def blocks(total: int, block: int) -> int:
     return triton.cdiv(total, block)

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from regkit.kernels import launch, tiles
+from regkit.kernels import fixed_point, launch, tiles
 from regkit.kernels.neighbours import number
 from regkit.kernels.sampling import axis_nearest, axis_sample
 
@@ -237,7 +237,7 @@ def grad_image(grad: torch.Tensor, u: torch.Tensor, like: torch.Tensor, padding:
         return out.to(like.dtype)
     # A NaN displacement, which has no fixed-point value, makes the whole gradient NaN.
     largest = grad.abs().amax() + 0 * u.sum() if grad.numel() else grad.new_zeros(())
-    unit = launch.fixed_point_unit(largest, u[0, 0].numel() if u.numel() else 1)
+    unit = fixed_point.unit(largest, u[0, 0].numel() if u.numel() else 1)
     out = torch.zeros(like.shape, dtype=torch.int64, device=like.device)
     _launch(_grad_image, grad, u, out, unit, FIXED=True, **options)
     return (out * unit).to(like.dtype)

@@ -252,6 +252,9 @@ def test_doctor_tells_which_backend_was_faster(capsys, monkeypatch):
 
 
 def test_doctor_names_the_op_that_lacks_the_wanted_backend(capsys, monkeypatch):
+    from regkit.ops import cuda
+
+    monkeypatch.setattr(cuda, "built", lambda: False)
     monkeypatch.setenv("REGKIT_BACKEND", "cuda")
     assert run("doctor") == 1
     assert "regkit.ops.warp has no cuda backend" in capsys.readouterr().out

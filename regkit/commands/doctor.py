@@ -119,7 +119,7 @@ def backends() -> list[Finding]:
     reasons = {
         "reference": "plain torch, the specification, slow; taken on request (REGKIT_BACKEND, regkit.ops.backend) or for want of others",
         "cpp": "runs on CPU tensors only",
-        "cuda": "runs on GPU tensors only" if "cuda" in had else "no CUDA kernels in this build",
+        "cuda": "runs on GPU tensors only" if "cuda" in had else "no CUDA kernels: nvcc was not found when regkit was installed",
         "triton": why_not_triton("triton" in had, gpu, choice.interpreted()),
     }
     order = f"in order of preference: {', '.join(choice.PREFERENCE['cuda'])}"

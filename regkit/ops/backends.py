@@ -6,6 +6,7 @@ faster backend is taken where they were compared (gpu_default.py), else the firs
 backend raises; nothing falls back silently.
 
 Triton kernels run on CPU tensors too where TRITON_INTERPRET=1 is set: slowly, in Triton's interpreter, for tests on machines without a GPU.
+So do CUDA kernels where regkit.ops.cuda.emulate was called.
 """
 
 import os
@@ -17,7 +18,7 @@ from importlib.util import find_spec
 
 import torch
 
-from regkit.ops import gpu_default
+from regkit.ops import cuda, gpu_default
 
 BACKENDS = ("reference", "cpp", "cuda", "triton")
 PREFERENCE = {"cpu": ("cpp",), "cuda": ("cuda", "triton", "reference")}
@@ -49,7 +50,7 @@ def requested() -> str | None:
 
 def available(op: str) -> tuple[str, ...]:
     """The backends that `op` has, in the order of BACKENDS."""
-    return tuple(name for name in BACKENDS if name in _implementations.get(op, {}))
+    return tuple(name for name in BACKENDS if name in _implementations.get(op, {}) and (name != "cuda" or cuda.built()))
 
 
 def registered() -> tuple[str, ...]:
@@ -72,7 +73,7 @@ def choose(op: str, device_type: str) -> str:
         name = next((n for n in preferred(op, device_type) if n in have), "reference")
     if name not in have:
         raise NotImplementedError(f"regkit.ops.{op} has no {name} backend; it has {', '.join(have)}")
-    on_cpu = name in ("reference", "cpp") or name == "triton" and interpreted()
+    on_cpu = name in ("reference", "cpp") or name == "triton" and interpreted() or name == "cuda" and cuda.emulated()
     if not (on_cpu if device_type == "cpu" else name != "cpp"):
         raise NotImplementedError(f"the {name} backend does not run on {device_type} tensors; move them, or choose the reference backend")
     return name

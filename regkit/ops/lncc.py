@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native
+from regkit.ops import check, cuda, lncc_cuda, native
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.chained import chained
 
@@ -115,11 +115,24 @@ def _or_empty(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
     return like.new_empty(0) if gradient is None else gradient.to(like.dtype)
 
 
-register("lncc", reference=reference.lncc, cpp=_cpp, triton=triton_kernel("lncc", "lncc"))
-register("lncc_map", reference=reference.lncc_map, cpp=_cpp_map, triton=triton_kernel("lncc", "lncc_map"))
-register(
-    "lncc_map_backward", reference=reference.lncc_map_backward, cpp=_cpp_map_backward, triton=triton_kernel("lncc", "lncc_map_backward")
-)
+def _cuda(op: str):
+    """The op by CUDA C++, or by Triton what those kernels are not made for."""
+    by_triton, by_cuda = triton_kernel("lncc", op), getattr(lncc_cuda, op)
+
+    def call(*args):
+        a, b = args[1:3] if op == "lncc_map_backward" else args[:2]
+        window = args[2] if op == "lncc_map" else args[3]
+        return (by_cuda if lncc_cuda.serves(a, b, window) else by_triton)(*args)
+
+    return cuda.kernel(call)
+
+
+for op, by_reference, by_cpp in (
+    ("lncc", reference.lncc, _cpp),
+    ("lncc_map", reference.lncc_map, _cpp_map),
+    ("lncc_map_backward", reference.lncc_map_backward, _cpp_map_backward),
+):
+    register(op, reference=by_reference, cpp=by_cpp, cuda=_cuda(op), triton=triton_kernel("lncc", op))
 
 
 def _setup_context(ctx, inputs, output):

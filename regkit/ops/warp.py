@@ -3,7 +3,8 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native
+from regkit.kernels import fixed_point
+from regkit.ops import check, cuda, native
 from regkit.ops.backends import register, triton_kernel
 
 MODES = ("linear", "nearest")
@@ -126,9 +127,66 @@ def _cpp_nearest(image, displacement, padding, fill):
     return out
 
 
-register("warp", reference=reference.warp, cpp=_cpp, triton=triton_kernel("warp", "warp"))
-register("warp_backward", reference=reference.warp_backward, cpp=_cpp_backward, triton=triton_kernel("warp", "warp_backward"))
-register("warp_nearest", reference=reference.warp_nearest, cpp=_cpp_nearest, triton=triton_kernel("warp", "warp_nearest"))
+def _cuda(image, displacement, padding, fill):
+    stored, working = _stored_and_working(image, displacement)
+    m, u = image.to(stored).contiguous(), displacement.to(working).contiguous()
+    out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
+    cuda.run(cuda.of_type("warp", stored), m, u, out, *_geometry(image, displacement), padding, fill, device=image.device)
+    return out.to(image.dtype)
+
+
+def _cuda_backward(grad, image, displacement, padding, fill, need_image, need_displacement):
+    stored, working = _stored_and_working(image, displacement)
+    u, geometry = displacement.to(working).contiguous(), _geometry(image, displacement)
+    grad_image, grad_u = image.new_empty(0), displacement.new_empty(0)
+    if need_image:
+        grad_image = _cuda_grad_image(grad.to(stored).contiguous(), u, geometry, padding).view(image.shape).to(image.dtype)
+    if need_displacement:
+        g, m, out = grad.to(stored).contiguous(), image.to(stored).contiguous(), torch.empty_like(u)
+        cuda.run(cuda.of_type("warp_grad_displacement", stored), g, m, u, out, *geometry, padding, fill, device=image.device)
+        grad_u = out.to(displacement.dtype)
+    return grad_image, grad_u
+
+
+def _cuda_grad_image(g, u, geometry, padding):
+    """Sums of a scatter: floats in any order, or in deterministic mode whole numbers of a unit, which no order changes."""
+    _, batch, channels, size, _ = geometry
+    if not torch.are_deterministic_algorithms_enabled():
+        out = u.new_zeros((batch, channels, *size))
+        cuda.run(cuda.of_type("warp_grad_image", g.dtype), g, u, out, *geometry, padding, device=u.device)
+        return out
+    # A NaN displacement, which has no whole number of units, makes the whole gradient NaN.
+    largest = g.abs().amax().to(u.dtype) + 0 * u.sum() if g.numel() else u.new_zeros(())
+    unit = fixed_point.unit(largest, u[0, 0].numel() if u.numel() else 1)
+    out = torch.zeros((batch, channels, *size), dtype=torch.int64, device=u.device)
+    cuda.run(cuda.of_type("warp_grad_image_fixed", g.dtype), g, u, unit, out, *geometry, padding, device=u.device)
+    return out * unit
+
+
+def _cuda_nearest(image, displacement, padding, fill):
+    m, u = image.contiguous(), displacement.float().contiguous()
+    out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
+    outside = torch.full((), fill, dtype=torch.float64, device=image.device).to(image.dtype)
+    launcher = cuda.of_type("warp_nearest", 8 * image.element_size())
+    cuda.run(launcher, m, u, out, *_geometry(image, displacement), padding, outside, device=image.device)
+    return out
+
+
+register("warp", reference=reference.warp, cpp=_cpp, cuda=cuda.kernel(_cuda), triton=triton_kernel("warp", "warp"))
+register(
+    "warp_backward",
+    reference=reference.warp_backward,
+    cpp=_cpp_backward,
+    cuda=cuda.kernel(_cuda_backward),
+    triton=triton_kernel("warp", "warp_backward"),
+)
+register(
+    "warp_nearest",
+    reference=reference.warp_nearest,
+    cpp=_cpp_nearest,
+    cuda=cuda.kernel(_cuda_nearest),
+    triton=triton_kernel("warp", "warp_nearest"),
+)
 
 
 def _setup_context(ctx, inputs, output):

@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native
+from regkit.ops import check, cuda, native, warp_lncc_cuda
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.chained import chained
 from regkit.ops.warp import PADDINGS
@@ -106,10 +106,22 @@ def _cpp_backward(grad, fixed, moving, displacement, weight, window, padding, fi
     return gradient.to(displacement.dtype)
 
 
-register("warp_lncc", reference=reference.warp_lncc, cpp=_cpp, triton=triton_kernel("warp_lncc", "warp_lncc"))
-register(
-    "warp_lncc_backward", reference=reference.warp_lncc_backward, cpp=_cpp_backward, triton=triton_kernel("warp_lncc", "warp_lncc_backward")
-)
+def _cuda(op: str):
+    """The op by CUDA C++, or by Triton what those kernels are not made for."""
+    by_triton, by_cuda = triton_kernel("warp_lncc", op), getattr(warp_lncc_cuda, op)
+
+    def call(*args):
+        fixed, moving, displacement, _, window = args[1:6] if op == "warp_lncc_backward" else args[:5]
+        return (by_cuda if warp_lncc_cuda.serves(fixed, moving, displacement, window) else by_triton)(*args)
+
+    return cuda.kernel(call)
+
+
+for op, by_reference, by_cpp in (
+    ("warp_lncc", reference.warp_lncc, _cpp),
+    ("warp_lncc_backward", reference.warp_lncc_backward, _cpp_backward),
+):
+    register(op, reference=by_reference, cpp=by_cpp, cuda=_cuda(op), triton=triton_kernel("warp_lncc", op))
 
 
 def _setup_context(ctx, inputs, output):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regkit import ops
-from regkit.ops import backends, gpu_default
+from regkit.ops import backends, cuda, gpu_default
 
 
 def test_cpu_tensors_take_the_compiled_kernel():
@@ -46,8 +46,11 @@ def test_the_faster_backend_is_taken_where_it_was_measured(monkeypatch):
     monkeypatch.setitem(backends._implementations, "warp", everything)
     monkeypatch.setitem(backends._implementations, "compose", everything)
     monkeypatch.setitem(gpu_default.FASTER, "warp", "triton")
+    monkeypatch.setattr(cuda, "built", lambda: True)
     assert backends.choose("warp", "cuda") == "triton"
     assert backends.choose("compose", "cuda") == "cuda"
+    monkeypatch.setattr(cuda, "built", lambda: False)
+    assert backends.choose("compose", "cuda") == "triton"
     assert backends.choose("warp", "cpu") == "cpp"
 
 

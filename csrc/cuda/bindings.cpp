@@ -1,0 +1,89 @@
+// The Python face of the CUDA kernels: one def per launcher, as in csrc/bindings.cpp. Addresses are of device memory; the last argument is the stream.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+
+#include "cuda/lncc.h"
+#include "cuda/warp.h"
+
+#ifndef REGKIT_MODULE
+#define REGKIT_MODULE _cuda
+#endif
+
+namespace py = pybind11;
+using namespace regkit::cuda;
+
+namespace {
+
+using Address = uintptr_t;
+using Release = py::call_guard<py::gil_scoped_release>;
+using Size3 = std::array<int64_t, 3>;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+WarpSizes warp_sizes(int dims, int64_t batch, int64_t channels, const Size3& image, const Size3& output) {
+  return {dims, batch, channels, {image[0], image[1], image[2]}, {output[0], output[1], output[2]}};
+}
+
+template <class Stored>
+void define_warp(py::module_& m, const std::string& type) {
+  using T = arithmetic<Stored>;
+  m.def(("warp_" + type).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, Stream stream) {
+    warp_linear(at<Stored>(image), at<T>(u), at<Stored>(out), warp_sizes(dims, batch, channels, in, of), padding, fill, stream);
+  }, Release());
+  m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, Stream stream) {
+    warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, fill, stream);
+  }, Release());
+  m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
+    warp_grad_image(at<Stored>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+  }, Release());
+  m.def(("warp_grad_image_fixed_" + type).c_str(), [](Address grad, Address u, Address unit, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
+    warp_grad_image_fixed(at<Stored>(grad), at<T>(u), at<double>(unit), at<int64_t>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+  }, Release());
+}
+
+template <class Element>
+void define_warp_nearest(py::module_& m, const std::string& bits) {
+  m.def(("warp_nearest_" + bits).c_str(), [](Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Address fill, Stream stream) {
+    warp_nearest(at<Element>(image), at<float>(u), at<Element>(out), warp_sizes(dims, batch, channels, in, of), padding, at<Element>(fill), stream);
+  }, Release());
+}
+
+// The images and what describes them: what both sweeps take first.
+LnccCall lncc_call(Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, const Size3& size, std::array<int, 2> windows, double eps) {
+  return {at<void>(a), at<void>(b), static_cast<StoredAs>(stored), at<float>(shifts_a), at<float>(shifts_b), at<float>(weight),
+          volumes[1], volumes[2], volumes[0], {size[0], size[1], size[2]}, windows[0], windows[1], static_cast<float>(eps)};
+}
+
+void define_lncc(py::module_& m) {
+  m.def("lncc_blocks", [](std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows) {
+    return lncc_blocks(lncc_call(0, 0, 0, 0, 0, 0, volumes, size, windows, 0));
+  });
+  m.def("lncc_windows", [](Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows, double eps,
+                           Address partials, Address map, Address adjoints, bool both, Stream stream) {
+    lncc_windows(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(partials), at<void>(map), at<float>(adjoints), both, stream);
+  }, Release());
+  m.def("lncc_gradient", [](Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows, double eps,
+                            Address adjoints, bool both, Address scale, Address grad_a, Address grad_b, int as, Stream stream) {
+    lncc_gradient(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(adjoints), both, at<float>(scale), at<void>(grad_a), at<void>(grad_b), static_cast<StoredAs>(as), stream);
+  }, Release());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(REGKIT_MODULE, m) {
+  define_warp<float>(m, "float32");
+  define_warp<double>(m, "float64");
+  define_warp<float16>(m, "float16");
+  define_warp<bfloat16>(m, "bfloat16");
+  define_warp_nearest<uint8_t>(m, "8");
+  define_warp_nearest<uint16_t>(m, "16");
+  define_warp_nearest<uint32_t>(m, "32");
+  define_warp_nearest<uint64_t>(m, "64");
+  define_lncc(m);
+}
