@@ -109,9 +109,8 @@ BEYOND = """
 network.mask = "soft"
 network.align = "moments"
 network.diffeomorphic = true
-network.refinement = {iterations = 40, step = 0.2, smoothness = 0.1}
+network.refinement = {iterations = 20, step = 0.2, smoothness = 0.1}
 loss.shape.code = 0.0
-loss.shape.total_variation = 0.4
 """
 
 
@@ -132,20 +131,20 @@ class Stage:
 
 
 def _registration(
-    config: str = "", attention: str | None = "attention", autoencoder: str | None = "autoencoder", smooth: str = SQUARED
+    config: str = "", attention: str | None = "attention", autoencoder: str | None = "autoencoder", steps: int = 5000
 ) -> Stage:
     """Masks and losses of 128 x 128 pixels around a registration of 64 x 64."""
-    return Stage("attention-fusion", "network.shrink = 2\n" + smooth + config + FINE, attention=attention, autoencoder=autoencoder)
+    return Stage("attention-fusion", "network.shrink = 2\n" + SQUARED + config + FINE, steps, attention=attention, autoencoder=autoencoder)
 
 
 WITHOUT_CONTOUR = "loss.contour = 0.0\n"
 STAGES = {
-    "attention": Stage("segmentation-unet", FINE + LARGE + SHADED, steps=2000, batch=4),
+    "attention": Stage("segmentation-unet", FINE + LARGE + SHADED, steps=2500, batch=4),
     "autoencoder": Stage("label-autoencoder", SMALL, steps=1500),
     "registration": _registration(),
     "acregnet": Stage("ac-regnet", "loop.learning_rate = 3e-3\n", autoencoder="autoencoder"),
     "voxelmorph": Stage("voxelmorph", "network.dims = 2\nloss.dice = 1.0\n"),
-    "attention-no-contour": Stage("segmentation-unet", WITHOUT_CONTOUR + FINE + LARGE + SHADED, steps=2000, batch=4),
+    "attention-no-contour": Stage("segmentation-unet", WITHOUT_CONTOUR + FINE + LARGE + SHADED, steps=2500, batch=4),
     "autoencoder-no-contour": Stage("label-autoencoder", WITHOUT_CONTOUR + SMALL, steps=1500),
     "no-attention": _registration('network.mask = "none"\n', attention=None),
     "no-ssim": _registration("loss.ssim = 0.0\n"),
@@ -154,7 +153,7 @@ STAGES = {
     "scales-2": _registration("network.scales = 2\n"),
     "scales-3": _registration("network.scales = 3\n"),
     "no-field-attention": _registration("network.attention = false\n"),
-    "best": _registration(BEYOND, autoencoder=None, smooth=""),
+    "best": _registration(BEYOND, autoencoder=None, steps=1500),
 }
 MASKS = ("segmentation-unet", "label-autoencoder")  # networks of one image, which register nothing
 DEFAULT = ("attention", "autoencoder", "registration")
@@ -298,8 +297,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="labels that count (default: all above 0)")
     parser.add_argument("--stages", nargs="+", default=list(DEFAULT), metavar="STAGE", help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace those of the registration")
-    parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000)")
-    parser.add_argument("--mask-steps", type=int, metavar="N", help="of the trainings of attention and auto-encoder (default: 2000, 1500)")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000, best 1500)")
+    parser.add_argument("--mask-steps", type=int, metavar="N", help="of the trainings of attention and auto-encoder (default: 2500, 1500)")
     parser.add_argument("--mm", type=float, metavar="MM", help="size of a pixel of the images")
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered test pairs only so many")
     parser.add_argument("--licence", default="as the data's", help="of the weights, for their card")

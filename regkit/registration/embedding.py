@@ -35,8 +35,9 @@ def pca(cost: torch.Tensor, dimensions: int) -> tuple[torch.Tensor, torch.Tensor
     mean = cost.mean(0)
     centred = cost - mean
     values, vectors = torch.linalg.eigh((centred @ centred.T).double())
-    d = min(dimensions, int((values > values[-1] * 1e-10).sum()))
-    values, vectors = values[-d:], vectors[:, -d:]
+    # Of N centred rows one is the others' negative sum. The product was rounded to float32, which leaves no eigenvalue exactly 0.
+    d = min(dimensions, len(cost) - 1, int((values > values[-1] * torch.finfo(torch.float32).eps).sum()))
+    values, vectors = values[len(values) - d :], vectors[:, len(values) - d :]
     return mean, centred.T @ (vectors / values.sqrt()).float()
 
 

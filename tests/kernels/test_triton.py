@@ -3,6 +3,8 @@
 Without a GPU they run in Triton's interpreter, which computes what the kernels say, slowly: shapes are small.
 """
 
+import re
+
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 DEVICE = "cpu" if interpreted() else "cuda"
 pytestmark = [] if interpreted() else [pytest.mark.gpu]
 TRITON = [name for name in NAMES if "triton" in ops.available(name.split()[0])]
+# Those with other kernels in deterministic mode: a scatter in fixed point.
+SCATTERED = [name for name in TRITON if re.match("warp|compose|integrate|correlate|expected|embed", name)]
 # A tile is 8 x 32 voxels of a plane: several tiles in 2-D, several planes in 3-D, and few programs, which cost time in the interpreter.
 SHAPES = {2: (9, 35), 3: (3, 5, 7)}
 ODD_SHAPES = [(1, 5), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 33)]
@@ -34,10 +38,10 @@ def by_reference(case):
     return [r.cpu() for r in reference(case.function, case.tensors)]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("dims", SHAPES)
+# Dtype and number of axes are apart in the kernels: the halves, one in each.
+@pytest.mark.parametrize(("dtype", "dims"), [(torch.float32, 2), (torch.float32, 3), (torch.float16, 2), (torch.bfloat16, 3)], ids=str)
 @pytest.mark.parametrize("name", TRITON)
-def test_follows_reference(name, dims, dtype):
+def test_follows_reference(name, dtype, dims):
     case = case_of(name, SHAPES[dims], dtype=dtype)
     got = by_triton(case.function, case.tensors)
     assert_same(name, got, by_reference(case), TOLERANCE[dtype])
@@ -62,7 +66,7 @@ def test_any_shape(name, spatial):
 def test_non_contiguous_inputs(name):
     case = case_of(name, SHAPES[3])
     strided = tuple(t.transpose(1, -1).contiguous().transpose(1, -1) for t in case.tensors)
-    assert_same(name, by_triton(case.function, strided), by_triton(case.function, case.tensors), 1e-14)
+    assert_same(name, by_triton(case.function, strided), by_reference(case), 1e-9)
 
 
 @pytest.mark.parametrize("dims", SHAPES)
@@ -77,23 +81,22 @@ def test_empty_batch(name, dims):
 @pytest.mark.parametrize("name", TRITON)
 def test_gradient_of_one_input_alone(name):
     case = case_of(name, SHAPES[3])
-    both = by_triton(case.function, case.tensors)[1:]
-    for wanted, gradient in enumerate(both):
+    for wanted, gradient in enumerate(by_reference(case)[1:]):
 
         def of_one(x, wanted=wanted):
             return case.function(*(x if i == wanted else t for i, t in enumerate(case.tensors)))
 
-        assert_same(name, by_triton(of_one, (case.tensors[wanted],))[1:], [gradient], 1e-12)
+        assert_same(name, by_triton(of_one, (case.tensors[wanted],))[1:], [gradient], 1e-9)
 
 
-@pytest.mark.parametrize("name", TRITON)
+@pytest.mark.parametrize("name", SCATTERED)
 def test_deterministic_mode(name):
-    """The same bits twice, and the same result as otherwise. (Whether the order of a scatter matters, only a GPU shows.)"""
+    """The reference's result, and on a GPU the same bits twice (in the interpreter nothing happens at the same time)."""
     case = case_of(name, SHAPES[3], dtype=torch.float32)
     torch.use_deterministic_algorithms(True)
     try:
-        first, second = by_triton(case.function, case.tensors), by_triton(case.function, case.tensors)
+        results = [by_triton(case.function, case.tensors) for _ in range(1 if interpreted() else 2)]
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(first, second))
-    assert_same(name, first, by_triton(case.function, case.tensors), 2e-6)
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[-1]))
+    assert_same(name, results[0], by_reference(case), 2e-5)

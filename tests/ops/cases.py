@@ -54,7 +54,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
-    points = randn(batch, 3, dims, seed=8) * 6
+    points = randn(batch, 2, dims, seed=8) * 6
     fixed_labels, moving_labels = label_map(spatial, batch, 6), label_map(tuple(n + 1 for n in spatial), batch, 7)
     a, b, u, v, weight, odd = (t.to(device) for t in (a, b, u, v, weight, odd))
     keypoints, center, basis, points = (t.to(device) for t in (keypoints, center, basis, points))
