@@ -16,7 +16,9 @@ CUDA = [name for name in NAMES if "cuda" in ops.backends._implementations[name.s
 SHAPES = {2: (19, 70), 3: (4, 11, 67)}  # a tile is 8 x 64 voxels of a plane
 ODD_SHAPES = [(1, 1), (1, 5), (3, 64), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 65)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-FOLLOWS = [(name, dtype) for name in CUDA for dtype in TOLERANCE if not ("lncc" in name and dtype == torch.float64)]  # that is Triton's
+# The others are Triton's: see lncc_cuda.serves and warp_lncc_cuda.serves.
+DTYPES = {"warp_lncc": [torch.float32], "lncc": [torch.float32, torch.float16, torch.bfloat16]}
+FOLLOWS = [(name, dtype) for name in CUDA for dtype in DTYPES.get(name.split()[0], TOLERANCE)]
 
 
 def by_cuda(function, tensors):

@@ -1,6 +1,6 @@
 """Compiles, for one GPU and without having it, every specialisation of every Triton kernel that the cases of tests/ops/cases.py launch.
 
-    python -m tests.kernels.ahead_of_time sm_90
+    python -m tests.kernels.ahead_of_time sm_90 [0 .. 3: one of RUNS alone]
 
 The ops run on CPU tensors with Triton's launch replaced by its compiler, so that signatures, alignments and compile-time options are those
 of real calls; nothing is computed. Prints one JSON line a specialisation: kernel, seconds, and for NVIDIA registers and bytes spilled.
@@ -29,6 +29,9 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+
+# What depends on sizes, types and options: axes, dtype, and deterministic mode with 64-bit offsets.
+RUNS = [(3, torch.float32, False), (2, torch.float32, False), (3, torch.float16, False), (3, torch.float32, True)]
 
 
 class Absent:
@@ -80,10 +83,8 @@ def main() -> None:
 
     launch.run = compile_only
     backends.interpreted = lambda: True  # so that CPU tensors are let through
-    runs = [(SHAPES[3], torch.float32, False)]
-    if sys.argv[1] == "sm_90":  # what depends on sizes, types and options, for one target
-        runs += [(SHAPES[2], torch.float32, False), (SHAPES[3], torch.float16, False), (SHAPES[3], torch.float32, True)]
-    for spatial, dtype, special in runs:
+    for dims, dtype, special in RUNS if len(sys.argv) < 3 else [RUNS[int(sys.argv[2])]]:
+        spatial = SHAPES[dims]
         torch.use_deterministic_algorithms(special)
         if special:  # large tensors too
             launch.offset_type = lambda *tensors: tl.int64
