@@ -190,15 +190,15 @@ def data_sets(args: argparse.Namespace) -> list[DataSet]:
     names = (args.train_list, args.test_list)
     if len(args.data) > 1 and any(names):
         raise UsageError(f"--train-list and --test-list are for one directory, and --data names {len(args.data)}")
-    sets = []
-    for data in args.data:
-        home = folder(data)
-        train, test = split(listed(home, None), *(None if name is None else listed(home, name) for name in names))
-        sets.append(DataSet(data.name, train, test, pixel(data, args.mm)))
-    names = [image.stem for one in sets for image in (*one.train, *one.test)]
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    homes = [folder(data) for data in args.data]
+    images = [listed(home, None) for home in homes]
+    twice = sorted(name for name, times in Counter(image.stem for part in images for image in part).items() if times > 1)
     if twice:
         raise UsageError(f"--data names {len(twice)} images twice ({twice[0]} is one); name each directory once")
+    sets = []
+    for data, home, part in zip(args.data, homes, images):
+        train, test = split(part, *(None if name is None else listed(home, name) for name in names))
+        sets.append(DataSet(data.name, train, test, pixel(data, args.mm)))
     return sets
 
 

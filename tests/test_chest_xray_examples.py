@@ -113,15 +113,17 @@ def test_one_label_of_several(scripts, data):
     [
         (["--stages", "nonsense"], "unknown stage nonsense"),
         (["--test-list", "{list}"], "1 of 1 images are not in"),
-        (["--mm", "-1"], "--mm must be above 0"),
-        (["--config", "{config}"], "steps must be at least 1"),
+        (["--mm", "-1", "--test-list", "{two}"], "--mm must be above 0"),
+        (["--config", "{config}", "--test-list", "{two}"], "steps must be at least 1"),
         (["--data", "{data}", "{data}"], "5 images twice (scan0 is one)"),
     ],
 )
 def test_bad_input_is_one_line(scripts, data, tmp_path, capsys, given, said):
     (tmp_path / "list.txt").write_text("nobody\n")
+    (tmp_path / "two.txt").write_text("scan3\nscan4\n")
     (tmp_path / "config.toml").write_text("steps = 0\n")
-    given = [g.format(list=tmp_path / "list.txt", data=data, config=tmp_path / "config.toml") for g in given]
+    places = {"list": tmp_path / "list.txt", "two": tmp_path / "two.txt", "config": tmp_path / "config.toml", "data": data}
+    given = [g.format(**places) for g in given]
     assert scripts[1].main(["--data", str(data), "-o", str(tmp_path / "run"), *given]) in (2, 3)
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
