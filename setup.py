@@ -103,8 +103,7 @@ def compile_cuda(folder: str) -> list[str]:
 
     def compiled(source: str) -> str:
         obj = os.path.join(folder, f"{os.path.basename(source)}.o")
-        newest = max(os.path.getmtime(path) for path in (source, *CUDA_HEADERS))
-        if not os.path.exists(obj) or os.path.getmtime(obj) < newest:
+        if not os.path.exists(obj) or outdated(obj, source):
             subprocess.run([*command, source, "-o", f"{obj}.new"], check=True)
             os.replace(f"{obj}.new", obj)
         return obj
@@ -134,8 +133,9 @@ def cuda_extension(compiler: str) -> Pybind11Extension:
 
 
 def outdated(obj: str, source: str) -> bool:
-    """Whether an object is older than its source, than any header, or than the flags in this file."""
-    return os.path.getmtime(obj) < max(os.path.getmtime(path) for path in (source, __file__, *HEADERS))
+    """Whether an object is older than its source, than any header that it may include, or than the flags in this file."""
+    headers = CUDA_HEADERS if source.startswith("csrc/cuda/") else HEADERS
+    return os.path.getmtime(obj) < max(os.path.getmtime(path) for path in (source, __file__, *headers))
 
 
 def extension(instruction_set: str, flags: list[str]) -> Pybind11Extension:

@@ -20,7 +20,7 @@ DEFINED = ["-DREGKIT_EMULATE_CUDA", f"-DREGKIT_MODULE={NAME}"]
 
 
 def load() -> ModuleType:
-    """The module, built if its sources have changed. Raises CalledProcessError with what the compiler says."""
+    """The module, built if its sources have changed. Raises AssertionError with what the compiler says."""
     spec = spec_from_file_location(NAME, build())
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
