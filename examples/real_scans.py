@@ -1,7 +1,7 @@
 """Prints what regkit's presets reach on real scans with labels or landmarks, and on the made thorax: the figures of README's results table.
 
     python examples/real_scans.py --data DIR                   every data set that DIR holds, and the phantom
-    python examples/real_scans.py brain --data DIR --pairs 3-7 --config mine.toml --json brain.json
+    python examples/real_scans.py brain lung --data DIR --pairs 3-7 --config mine.toml --json brain.json
 
 DIR holds, each where it is wanted:
     lung-ct/{fixed,moving}.mha, {fixed,moving}_mask.mha, {fixed,moving}_landmarks.txt (elastix: "point", count, mm)
@@ -11,9 +11,10 @@ DIR holds, each where it is wanted:
 
 Dice is the mean over all labels of the fixed map, by nearest neighbour on the fixed grid; TRE is in mm at the landmarks; folds are the
 share of the dense field's voxels whose Jacobian determinant is not positive. Seconds are the wall time of regkit.register: reading the
-scans is included (the phantom is made before), writing and the report are not. The first pair's include what is loaded on first use, which
-the median of many pairs leaves out; the load average beside them says how busy the machine was. Peak memory is the process's so far: of
-one data set when it is run alone.
+scans is included (the phantom is made before), writing and the report are not. The first pair's include what is loaded on first use (and on
+a GPU compiled), which the median of many pairs leaves out, and --repeat 2, by which the second of two runs is reported; the load
+average beside them says how busy the machine was. Peak memory is the process's so far: of one data set when it is run alone. --json has the
+seconds of every stage too.
 """
 
 import argparse
@@ -162,16 +163,21 @@ def configure(preset: str, args: argparse.Namespace) -> Any:
     return override(build(args.preset or named or preset, None), values, str(args.config))
 
 
-def register(pair: Pair, config: Any, threads: int | None) -> Figures:
-    """The pair's figures."""
+def register(pair: Pair, config: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """The pair's figures, the seconds of every stage, and the device."""
     import regkit
 
-    started = time.perf_counter()
-    result = regkit.register(**pair.scans, config=config, threads=threads)
-    seconds = time.perf_counter() - started
-    jacobian = result.record.metrics["jacobian"]
+    for _ in range(args.repeat):
+        started = time.perf_counter()
+        result = regkit.register(**pair.scans, config=config, threads=args.threads, device=args.device)
+        seconds = time.perf_counter() - started
+    record, jacobian = result.record, result.record.metrics["jacobian"]
     figures = {"folds_percent": 100 * jacobian["folds"], "sdlogj": jacobian["sdlogj"], "seconds": seconds}
-    return {**pair.measure(result), **figures, "load": os.getloadavg()[0], "peak_mb": result.record.peak_memory_mb}
+    memory = {"peak_mb": record.peak_memory_mb}
+    if record.peak_gpu_memory_mb is not None:
+        memory["peak_gpu_mb"] = record.peak_gpu_memory_mb
+    measured = {**pair.measure(result), **figures, "load": os.getloadavg()[0], **memory}
+    return {"figures": measured, "stages": record.seconds, "device": record.device}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -188,23 +194,30 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _digits(figure: str) -> int:
-    return {"seconds": 2, "load": 1, "peak_mb": 0, "folds_percent": 4}.get(figure, 3)
+    return {"seconds": 2, "load": 1, "peak_mb": 0, "peak_gpu_mb": 0, "folds_percent": 4}.get(figure, 3)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", nargs="?", default="all", choices=[*DATA_SETS, "all"], help="which data (default: all)")
+    parser.add_argument("sets", nargs="*", default=["all"], metavar="SET", help=f"of {', '.join(DATA_SETS)} (default: all that DIR holds)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="directory of the data sets; the phantom needs none")
     parser.add_argument("--pairs", default="11-12,12-13,13-14", metavar="F-M,...", help="brains, fixed-moving (default: %(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help="random pairs a set (default: hippocampus 20, X-ray 30)")
     parser.add_argument("--shape", type=int, nargs=3, default=(192, 160, 160), metavar=("I", "J", "K"), help="voxels of the phantom")
+    parser.add_argument("--device", default="cpu", metavar="auto|cpu|cuda", help="where (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="register every pair N times, and report the last")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
     parser.add_argument("--preset", metavar="P", help="in place of each data set's own")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace fields of the preset, as in regkit register")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every pair's figures, and the whole configurations")
     parser.add_argument("--quiet", action="store_true", help="no line per pair")
     args = parser.parse_args(argv)
-    if args.data is None and args.set != "phantom":
+    unknown = [name for name in args.sets if name not in (*DATA_SETS, "all")]
+    if unknown:
+        parser.error(f"unknown set {unknown[0]}; there are {', '.join(DATA_SETS)}, all")
+    if args.repeat < 1:
+        parser.error(f"--repeat must be at least 1, but is {args.repeat}")
+    if args.data is None and args.sets != ["phantom"]:
         parser.error("--data DIR is needed, the directory of the data sets (only the phantom needs none)")
     return args
 
@@ -215,13 +228,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     print(f"regkit {regkit.__version__}, {args.threads} threads of {os.cpu_count()} processors", flush=True)
     rows, configs = [], {}
-    for name in [name for name in DATA_SETS if (args.data / DATA_SETS[name][1]).is_dir()] if args.set == "all" else [args.set]:
+    for name in [name for name in DATA_SETS if (args.data / DATA_SETS[name][1]).is_dir()] if "all" in args.sets else args.sets:
         preset, _, pairs = DATA_SETS[name]
         config = configure(preset, args)
         configs[name] = asdict(config)
         for pair in pairs(args):
-            figures = register(pair, config, args.threads)
-            rows.append({"group": pair.group, "pair": pair.name, "preset": config.preset, "figures": figures})
+            found = register(pair, config, args)
+            figures = found["figures"]
+            rows.append({"group": pair.group, "pair": pair.name, "preset": config.preset, **found})
             if not args.quiet:
                 shown = "  ".join(f"{key} {value:.{_digits(key)}f}" for key, value in figures.items())
                 print(f"{pair.group} {pair.name}  {shown}", flush=True)

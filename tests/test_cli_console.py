@@ -60,7 +60,9 @@ def test_time_is_counted_once():
     from regkit.commands.summary import summary
 
     seconds = {"affine": 1.0, "refine": 2.5, "total": 4.0}
-    record = SimpleNamespace(device="cpu", threads=2, peak_memory_mb=10.0, seconds=seconds, metrics={}, warnings=["beware"])
+    record = SimpleNamespace(
+        device="cpu", threads=2, peak_memory_mb=10.0, peak_gpu_memory_mb=None, seconds=seconds, metrics={}, warnings=["beware"]
+    )
     lines = summary(SimpleNamespace(record=record))
     assert "in 4.0 s" in lines[0] and lines[-1] == "warning: beware"
 

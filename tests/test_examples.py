@@ -24,7 +24,13 @@ enabled = false
 [refine]
 iterations = [40, 40, 0]
 """
-MISTAKES = [["brain", "--pairs", "1"], ["brain", "--pairs", "1-9"], ["lung", "--data", "nowhere"], ["xray", "--preset", "xry"]]
+MISTAKES = [
+    ["brain", "--pairs", "1"],
+    ["brain", "--pairs", "1-9"],
+    ["lung", "--data", "nowhere"],
+    ["xray", "--preset", "xry"],
+    ["lung", "--device", "tpu"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,8 @@ def test_xray_sets_are_apart(script, data, capsys):
 
 
 def test_options(script, data):
+    found = written(script, data, "lung", "--repeat", "2", "--device", "cpu")
+    assert found["pairs"][0]["device"] == "cpu" and {"affine", "refine", "total"} <= set(found["pairs"][0]["stages"])
     found = written(script, data, "phantom", "--shape", *map(str, SHAPE), "--preset", "generic")
     assert [(row["pair"], row["preset"]) for row in found["pairs"]] == [("40x36x36", "generic")]
     assert found["configs"]["phantom"]["refine"]["iterations"] == [40, 40, 0]

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/correlate_dense.h"
@@ -112,36 +113,39 @@ void sum_displacements(const T* weights, const T* own, const T* window, int64_t 
     for (int q = 0; q < Q; ++q) store_lanes(sums + r * step.own_row + q * step.channel, s[r][q]);
 }
 
-// Calls f<Q>(first, ...) for [0, count) in blocks of nearly equal size, at most kAtOnce.
+// Calls f(size, first) for [0, count) in blocks of nearly equal size, at most kAtOnce.
 template <class Function>
 void in_blocks(int64_t count, Function&& f) {
   const int64_t blocks = (count + kAtOnce - 1) / kAtOnce;
   for (int64_t block = 0, at = 0; block < blocks; ++block) {
     const int64_t size = (count - at + blocks - block - 1) / (blocks - block);
-    switch (size) {
-      case 1: f(std::integral_constant<int, 1>(), at); break;
-      case 2: f(std::integral_constant<int, 2>(), at); break;
-      case 3: f(std::integral_constant<int, 3>(), at); break;
-      case 4: f(std::integral_constant<int, 4>(), at); break;
-      case 5: f(std::integral_constant<int, 5>(), at); break;
-      case 6: f(std::integral_constant<int, std::min(6, kAtOnce)>(), at); break;
-      case 7: f(std::integral_constant<int, std::min(7, kAtOnce)>(), at); break;
-      case 8: f(std::integral_constant<int, std::min(8, kAtOnce)>(), at); break;
-      default: f(std::integral_constant<int, kAtOnce>(), at); break;
-    }
+    f(size, at);
     at += size;
   }
 }
 
-// f<R>() for 1 <= rows <= kRowsAtOnce.
-template <class Function>
-void for_row_count(int64_t rows, Function&& f) {
-  switch (rows) {
-    case 1: f(std::integral_constant<int, 1>()); break;
-    case 2: f(std::integral_constant<int, 2>()); break;
-    default: f(std::integral_constant<int, kRowsAtOnce>()); break;
+// sum_channels and sum_displacements for all numbers of rows R and of sums Q in registers, by [R - 1][Q - 1]: what calls them is compiled once.
+template <bool ssd, class T>
+struct Compiled {
+  using Channels = decltype(&sum_channels<ssd, 1, 1, T>);
+  using Displacements = decltype(&sum_displacements<ssd, 1, 1, T>);
+  Channels channels[kRowsAtOnce][kAtOnce];
+  Displacements displacements[kRowsAtOnce][kAtOnce];
+
+  constexpr Compiled() : channels(), displacements() { row(std::make_integer_sequence<int, kRowsAtOnce>()); }
+
+ private:
+  template <int... R>
+  constexpr void row(std::integer_sequence<int, R...>) {
+    (column<R>(std::make_integer_sequence<int, kAtOnce>()), ...);
   }
-}
+  template <int R, int... Q>
+  constexpr void column(std::integer_sequence<int, Q...>) {
+    ((channels[R][Q] = &sum_channels<ssd, Q + 1, R + 1, T>, displacements[R][Q] = &sum_displacements<ssd, Q + 1, R + 1, T>), ...);
+  }
+};
+template <bool ssd, class T>
+constexpr Compiled<ssd, T> kCompiled;
 
 // Works on some rows of one plane of one batch item after another. Scratch is (rows, channels, cells): what one row takes lies together.
 // Only the cells of the image are ever written: what is around them stays zero.
@@ -249,21 +253,18 @@ class DenseRows {
   void forward_rows(int64_t di, int64_t w, int64_t base, int64_t first, int64_t count, Stored* out) {
     constexpr int L = kLaneCount<T>;
     const T *own = own_.data() + (base + first * s_.stride) * own_row_, *window = window_.data() + (base + w * s_.stride) * window_row_;
-    for_row_count(count, [&](auto r) {
-      in_blocks(cells_[2], [&](auto q, int64_t dk) {
-        constexpr int Q = decltype(q)::value, R = decltype(r)::value;
-        for (int64_t k = 0; k < tile_.cells; k += L) {
-          T sums[R * Q * L];
-          sum_channels<ssd, Q, R>(own + k, tile_.cells, s_.stride * own_row_, window + dk * s_.stride + k, tile_.pitch, s_.stride,
-                                  s_.channels, scale_, sums);
-          for (int n = 0; n < R; ++n) {
-            const int64_t row = first + n, d = (di * cells_[1] + w - row) * cells_[2] + dk;
-            Stored* target = out + ((d * s_.size[0] + i_) * s_.size[1] + j0_ + base + row * s_.stride) * s_.size[2] + k;
-            for (int x = 0; x < Q; ++x)
-              write_cells(sums + (n * Q + x) * L, std::min<int64_t>(L, s_.size[2] - k), target + x * voxels());
-          }
+    in_blocks(cells_[2], [&](int64_t together, int64_t dk) {
+      const auto sum = kCompiled<ssd, T>.channels[count - 1][together - 1];
+      for (int64_t k = 0; k < tile_.cells; k += L) {
+        T sums[kRowsAtOnce * kAtOnce * L];
+        sum(own + k, tile_.cells, s_.stride * own_row_, window + dk * s_.stride + k, tile_.pitch, s_.stride, s_.channels, scale_, sums);
+        for (int64_t n = 0; n < count; ++n) {
+          const int64_t row = first + n, d = (di * cells_[1] + w - row) * cells_[2] + dk;
+          Stored* target = out + ((d * s_.size[0] + i_) * s_.size[1] + j0_ + base + row * s_.stride) * s_.size[2] + k;
+          for (int64_t x = 0; x < together; ++x)
+            write_cells(sums + (n * together + x) * L, std::min<int64_t>(L, s_.size[2] - k), target + x * voxels());
         }
-      });
+      }
     });
   }
 
@@ -295,13 +296,11 @@ class DenseRows {
     const T* weights = weights_.data() + first * row_weights + (w - first) * cells_[2] * tile_.cells;
     const DenseSteps step{s_.stride * own_row_, tile_.cells, s_.stride * window_row_, tile_.pitch,
                           row_weights - cells_[2] * tile_.cells, tile_.cells, s_.stride};
-    for_row_count(count, [&](auto r) {
-      in_blocks(s_.channels, [&](auto q, int64_t c) {
-        constexpr int Q = decltype(q)::value, R = decltype(r)::value;
-        for (int64_t k = 0; k < tile_.cells; k += kLaneCount<T>)
-          sum_displacements<ssd, Q, R>(weights + k, own_.data() + at + c * tile_.cells + k, window + c * tile_.pitch + k, windows,
-                                       cells_[2], step, sums_.data() + at + c * tile_.cells + k);
-      });
+    in_blocks(s_.channels, [&](int64_t together, int64_t c) {
+      const auto sum = kCompiled<ssd, T>.displacements[count - 1][together - 1];
+      for (int64_t k = 0; k < tile_.cells; k += kLaneCount<T>)
+        sum(weights + k, own_.data() + at + c * tile_.cells + k, window + c * tile_.pitch + k, windows, cells_[2], step,
+            sums_.data() + at + c * tile_.cells + k);
     });
   }
 

@@ -16,10 +16,10 @@ namespace {
 
 constexpr int64_t kRowsPerJob = 64;
 
-template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
-void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
+template <class Index, int D, class Stored, class T = arithmetic<Stored>>
+void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes& s, int padding, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
-  WarpBlock<D, padding, Index, T> block(s);
+  WarpBlock<D, Index, T> block(s, padding);
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
@@ -39,10 +39,10 @@ void forward_rows(const Stored* image, const T* u, Stored* out, const WarpSizes&
   }
 }
 
-template <class Index, int D, Padding padding, class Stored, class T = arithmetic<Stored>>
-void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T* u, T* grad_u, const WarpSizes& s, T fill, int64_t begin, int64_t end) {
+template <class Index, int D, class Stored, class T = arithmetic<Stored>>
+void grad_displacement_rows(const Stored* grad_out, const Stored* image, const T* u, T* grad_u, const WarpSizes& s, int padding, T fill, int64_t begin, int64_t end) {
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
-  WarpBlock<D, padding, Index, T> block(s);
+  WarpBlock<D, Index, T> block(s, padding);
   for (int64_t r = begin; r < end; ++r) {
     const Row row = row_at(s, r);
     for (int64_t k0 = 0; k0 < nk; k0 += kLanes) {
@@ -149,9 +149,9 @@ template <class Stored, class T>
 void warp_linear(const Stored* image, const T* displacement, Stored* out, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
-  specialise(s, padding, [&](auto dims, auto pad, auto index) {
+  for_dims_and_index(s, [&](auto dims, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      forward_rows<decltype(index), dims.value, pad.value>(image, displacement, out, s, fill, chunks.begin(job), chunks.end(job));
+      forward_rows<decltype(index), dims.value>(image, displacement, out, s, padding, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
@@ -160,9 +160,9 @@ template <class Stored, class T>
 void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T* displacement, T* grad_displacement, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(grad_displacement, s.batch * s.dims * s.output_voxels());
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
-  specialise(s, padding, [&](auto dims, auto pad, auto index) {
+  for_dims_and_index(s, [&](auto dims, auto index) {
     parallel_for(chunks.count(), threads, [&](int64_t job) {
-      grad_displacement_rows<decltype(index), dims.value, pad.value>(grad_out, image, displacement, grad_displacement, s, fill, chunks.begin(job), chunks.end(job));
+      grad_displacement_rows<decltype(index), dims.value>(grad_out, image, displacement, grad_displacement, s, padding, fill, chunks.begin(job), chunks.end(job));
     });
   });
 }
@@ -170,7 +170,7 @@ void warp_grad_displacement(const Stored* grad_out, const Stored* image, const T
 template <class T>
 void warp_grad_image(const T* grad_out, const T* displacement, T* grad_image, const WarpSizes& s, int padding, int threads) {
   advise_large_pages(grad_image, s.batch * s.channels * s.image_voxels());
-  specialise(s, padding, [&](auto dims, auto pad, auto) { grad_image_by_slab<dims.value, pad.value>(grad_out, displacement, grad_image, s, threads); });
+  for_dims_and_padding(s, padding, [&](auto dims, auto pad) { grad_image_by_slab<dims.value, pad.value>(grad_out, displacement, grad_image, s, threads); });
 }
 
 template <class Element>
@@ -178,7 +178,7 @@ void warp_nearest(const Element* image, const float* displacement, Element* out,
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
   const int64_t voxels = s.output_voxels(), image_voxels = s.image_voxels(), nk = s.output[2];
   const Chunks chunks{s.batch * s.output[0] * s.output[1], kRowsPerJob};
-  specialise(s, padding, [&](auto dims, auto pad, auto) {
+  for_dims_and_padding(s, padding, [&](auto dims, auto pad) {
     constexpr int D = dims.value;
     parallel_for(chunks.count(), threads, [&](int64_t job) {
       for (int64_t r = chunks.begin(job); r < chunks.end(job); ++r) {

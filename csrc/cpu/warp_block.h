@@ -34,7 +34,7 @@ struct Block {
 
 // `u` is the displacement of one batch item; its components are `voxels` apart.
 template <int D, Padding padding, class T>
-inline void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const WarpSizes& s) {
+[[gnu::noinline]] void locate(Block<D, T>& block, const T* u, int64_t voxels, const Row& row, int64_t k0, int lanes, const WarpSizes& s) {
   const T origin[3] = {T(row.i), T(row.j), T(k0)};
   for (int d = 0; d < D; ++d) {
     const int axis = d + 3 - D;
@@ -89,11 +89,12 @@ inline const T* pick(const T (&low)[D][kLanes], const T (&high)[D][kLanes], int 
   return upper ? high[d] : low[d];
 }
 
-// Samples of kLanes voxels of one row: locate once, then sample any number of channels.
-template <int D, Padding padding, class Index, class T>
+// Samples of kLanes voxels of one row: locate once, then sample any number of channels. The padding makes a difference to blocks at the border
+// alone, so it is not a template parameter: a third of the code to compile.
+template <int D, class Index, class T>
 class WarpBlock {
  public:
-  explicit WarpBlock(const WarpSizes& sizes) : s_(sizes) { std::copy_n(sizes.image + 3 - D, D, size_); }
+  WarpBlock(const WarpSizes& sizes, int padding) : s_(sizes), padding_(static_cast<Padding>(padding)) { std::copy_n(sizes.image + 3 - D, D, size_); }
 
   // `u`: the displacement of the row's batch item. The first `lanes` of the block are in use.
   void locate(const T* u, const Row& row, int64_t k0, int lanes) {
@@ -103,7 +104,10 @@ class WarpBlock {
     T origins[D];
     for (int d = 0; d < D; ++d) axes[d] = first + d * voxels, origins[d] = origin[d + 3 - D];
     inside_ = lanes == kLanes && locate_interior(interior_, axes, origins, size_);
-    if (!inside_) regkit::locate<D, padding>(block_, u, voxels, row, k0, lanes, s_);
+    if (inside_) return;
+    if (padding_ == Padding::zeros) regkit::locate<D, Padding::zeros>(block_, u, voxels, row, k0, lanes, s_);
+    else if (padding_ == Padding::border) regkit::locate<D, Padding::border>(block_, u, voxels, row, k0, lanes, s_);
+    else regkit::locate<D, Padding::extent>(block_, u, voxels, row, k0, lanes, s_);
   }
 
   // value = image(x + u(x)), slope[d] = its derivative by component d of u; each only if wanted (slope may be null then).
@@ -143,22 +147,30 @@ class WarpBlock {
 
  private:
   const WarpSizes& s_;
+  const Padding padding_;
   int64_t size_[D];
   bool inside_ = false;
   Block<D, T> block_;
   InteriorBlock<D, kLanes, Index, T> interior_;
 };
 
-// Calls call(D, padding, index type) as compile-time constants. Offsets within a channel fit 32 bits up to 2^31 voxels.
+// Calls call(D, index type) as compile-time constants. Offsets within a channel fit 32 bits up to 2^31 voxels.
 template <class Call>
-void specialise(const WarpSizes& s, int padding, Call&& call) {
-  const auto by_index = [&](auto dims, auto pad) {
-    if (s.image_voxels() >= (int64_t(1) << 31)) call(dims, pad, int64_t{});
-    else call(dims, pad, int32_t{});
+void for_dims_and_index(const WarpSizes& s, Call&& call) {
+  const auto by_index = [&](auto dims) {
+    if (s.image_voxels() >= (int64_t(1) << 31)) call(dims, int64_t{});
+    else call(dims, int32_t{});
   };
+  if (s.dims == 3) by_index(std::integral_constant<int, 3>{});
+  else by_index(std::integral_constant<int, 2>{});
+}
+
+// Calls call(D, padding) as compile-time constants.
+template <class Call>
+void for_dims_and_padding(const WarpSizes& s, int padding, Call&& call) {
   const auto by_dims = [&](auto pad) {
-    if (s.dims == 3) by_index(std::integral_constant<int, 3>{}, pad);
-    else by_index(std::integral_constant<int, 2>{}, pad);
+    if (s.dims == 3) call(std::integral_constant<int, 3>{}, pad);
+    else call(std::integral_constant<int, 2>{}, pad);
   };
   switch (static_cast<Padding>(padding)) {
     case Padding::zeros: return by_dims(std::integral_constant<Padding, Padding::zeros>{});

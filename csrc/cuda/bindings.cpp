@@ -5,6 +5,8 @@
 #include <array>
 #include <string>
 
+#include "cuda/correlate_dense.h"
+#include "cuda/integrate.h"
 #include "cuda/lncc.h"
 #include "cuda/warp.h"
 
@@ -39,8 +41,8 @@ void define_warp(py::module_& m, const std::string& type) {
   m.def(("warp_grad_displacement_" + type).c_str(), [](Address grad, Address image, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, Stream stream) {
     warp_grad_displacement(at<Stored>(grad), at<Stored>(image), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, fill, stream);
   }, Release());
-  m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
-    warp_grad_image(at<Stored>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+  m.def(("warp_grad_image_" + type).c_str(), [](Address grad, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Address bound, Stream stream) {
+    warp_grad_image(at<Stored>(grad), at<T>(u), at<T>(out), warp_sizes(dims, batch, channels, in, of), padding, at<float>(bound), stream);
   }, Release());
   m.def(("warp_grad_image_fixed_" + type).c_str(), [](Address grad, Address u, Address unit, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
     warp_grad_image_fixed(at<Stored>(grad), at<T>(u), at<double>(unit), at<int64_t>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
@@ -74,6 +76,38 @@ void define_lncc(py::module_& m) {
   }, Release());
 }
 
+DenseSizes dense_sizes(int dims, int radius, int64_t batch, int64_t channels, const Size3& size, bool ssd, int stored) {
+  return {dims, radius, batch, channels, {size[0], size[1], size[2]}, ssd, static_cast<StoredAs>(stored)};
+}
+
+void define_correlate_dense(py::module_& m) {
+  m.attr("correlate_dense_radius") = kMostDense;
+  m.def("correlate_dense", [](Address a, Address b, Address out, int dims, int radius, int64_t batch, int64_t channels, Size3 size, bool ssd, int stored, Stream stream) {
+    correlate_dense(at<void>(a), at<void>(b), at<void>(out), dense_sizes(dims, radius, batch, channels, size, ssd, stored), stream);
+  }, Release());
+  m.def("correlate_dense_backward", [](Address grad, Address own, Address other, bool second, Address gradient, int dims, int radius, int64_t batch, int64_t channels, Size3 size, bool ssd, int stored, Stream stream) {
+    correlate_dense_backward(at<void>(grad), at<void>(own), at<void>(other), second, at<void>(gradient), dense_sizes(dims, radius, batch, channels, size, ssd, stored), stream);
+  }, Release());
+}
+
+FieldSizes field_sizes(int dims, int64_t batch, const Size3& size) { return {dims, batch, {size[0], size[1], size[2]}}; }
+
+void define_integrate(py::module_& m) {
+  m.attr("integrate_most_fused") = kMostFused;
+  m.def("integrate_first_steps", [](Address v, double scale, int steps, Address out, Address failed, int dims, int64_t batch, Size3 size, Stream stream) {
+    integrate_first_steps(at<float>(v), static_cast<float>(scale), steps, at<float>(out), at<int>(failed), field_sizes(dims, batch, size), stream);
+  }, Release());
+  m.def("integrate_step", [](Address u, double scale, Address out, Address if_failed, int dims, int64_t batch, Size3 size, Stream stream) {
+    integrate_step(at<float>(u), static_cast<float>(scale), at<float>(out), at<int>(if_failed), field_sizes(dims, batch, size), stream);
+  }, Release());
+  m.def("integrate_clear", [](Address largest, Address scattered, int dims, int64_t batch, Size3 size, Stream stream) {
+    integrate_clear(at<float>(largest), at<float>(scattered), field_sizes(dims, batch, size), stream);
+  }, Release());
+  m.def("integrate_step_backward", [](Address grad, Address u, Address largest, double scale, Address scattered, Address out, int dims, int64_t batch, Size3 size, Stream stream) {
+    integrate_step_backward(at<float>(grad), at<float>(u), at<float>(largest), static_cast<float>(scale), at<float>(scattered), at<float>(out), field_sizes(dims, batch, size), stream);
+  }, Release());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(REGKIT_MODULE, m) {
@@ -86,4 +120,6 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint32_t>(m, "32");
   define_warp_nearest<uint64_t>(m, "64");
   define_lncc(m);
+  define_integrate(m);
+  define_correlate_dense(m);
 }

@@ -61,7 +61,7 @@ __device__ __forceinline__ Stored store(arithmetic<Stored> x) {
 #endif
 
 constexpr int kWarpSize = 32;
-constexpr int64_t kLargestInt32 = INT32_MAX - (1 << 20);  // threads beyond the end have offsets too
+constexpr int64_t kResidentBlocks = 8 * 132;  // about as many as an H200 runs at once: for kernels that loop, or mostly end at once
 
 template <class T>
 REGKIT_INLINE constexpr T ceil_div(T a, T b) {

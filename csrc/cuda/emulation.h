@@ -25,6 +25,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static
 #define __syncthreads() ::regkit::emulation::Block::current->wait(::regkit::emulation::kBlockBarrier + __LINE__)
 #define __syncwarp() ::regkit::emulation::Block::current->wait(::regkit::emulation::kWarpBarrier + __LINE__)
@@ -206,4 +207,9 @@ T __ldg(const T* at) {
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
+inline float __int_as_float(int x) {
+  float bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }

@@ -17,7 +17,6 @@ namespace regkit::cuda {
 namespace {
 
 constexpr int kChunk = 32;  // planes
-constexpr int kFewBlocks = 8 * 132;
 constexpr int blocks_per_sm(int window, int fields) { return window <= 11 && fields <= 3 ? 2 : 1; }  // that registers must leave room for
 
 struct Volumes {
@@ -25,20 +24,6 @@ struct Volumes {
   StoredAs stored;
   int ni, nj, nk;
 };
-
-// f(pointer of the right type): one branch for a whole plane, the same in all threads.
-template <class F>
-__device__ __forceinline__ void as_stored(const void* data, StoredAs stored, F&& f) {
-  if (stored == StoredAs::float32) f(static_cast<const float*>(data));
-  else if (stored == StoredAs::float16) f(static_cast<const float16*>(data));
-  else f(static_cast<const bfloat16*>(data));
-}
-
-__device__ __forceinline__ void put(void* data, StoredAs stored, int64_t at, float value) {
-  if (stored == StoredAs::float32) static_cast<float*>(data)[at] = value;
-  else if (stored == StoredAs::float16) static_cast<float16*>(data)[at] = store<float16>(value);
-  else static_cast<bfloat16*>(data)[at] = store<bfloat16>(value);
-}
 
 // A thread's share of the tile and its halo: the offset of each voxel in its plane, or -1 outside the image.
 template <int W>
@@ -212,7 +197,7 @@ using Windows = std::integer_sequence<int, 3, 5, 7, 9, 11, 13, 15>;
 // Long chunks waste few planes on their first window; short ones make enough blocks of a small volume.
 int chunk_of(const LnccCall& c) {
   const int64_t columns = c.volumes * ceil_div<int64_t>(c.size[1], kTileJ) * ceil_div<int64_t>(c.size[2], kTileK);
-  return columns * ceil_div<int64_t>(c.size[0], 2 * kChunk) >= kFewBlocks ? 2 * kChunk : kChunk;
+  return columns * ceil_div<int64_t>(c.size[0], 2 * kChunk) >= kResidentBlocks ? 2 * kChunk : kChunk;
 }
 
 Volumes volumes(const LnccCall& c) {

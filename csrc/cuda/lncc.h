@@ -2,11 +2,9 @@
 #pragma once
 #include <cstdint>
 
-#include "cuda/device.h"
+#include "cuda/stored.h"
 
 namespace regkit::cuda {
-
-enum class StoredAs : int { float32 = 0, float16 = 1, bfloat16 = 2 };
 
 // Pointers are to contiguous memory of the device; a null pointer stands for what is not wanted.
 struct LnccCall {

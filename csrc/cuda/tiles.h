@@ -28,10 +28,13 @@ struct Tile {
   int b, i, j, k;  // of the thread's first voxel; the others are kWarpSize apart along k
 };
 
-__device__ __forceinline__ Tile tile_here(const Extent& n) {
+// number: of the tile, below `tiles`.
+__device__ __forceinline__ Tile tile_at(int number, const Extent& n) {
   const int across = ceil_div(n.nk, kTile), down = ceil_div(n.nj, kRows);
-  const int column = blockIdx.x % across, row = blockIdx.x / across % down, plane = blockIdx.x / across / down;
+  const int column = number % across, row = number / across % down, plane = number / across / down;
   return {plane / n.ni, plane % n.ni, row * kRows + static_cast<int>(threadIdx.y), column * kTile + static_cast<int>(threadIdx.x)};
 }
+
+__device__ __forceinline__ Tile tile_here(const Extent& n) { return tile_at(static_cast<int>(blockIdx.x), n); }
 
 }  // namespace regkit::cuda

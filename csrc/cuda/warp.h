@@ -20,9 +20,9 @@ template <class Stored, class T = arithmetic<Stored>>
 void warp_grad_displacement(const Stored* grad, const Stored* image, const T* u, T* out, const WarpSizes& sizes, int padding, double fill, Stream stream);
 
 // d sum(grad * out) / d image is added to `out`: float (double for double) sums, in any order; or, with a `unit` (on the device, a power of two),
-// whole numbers of units, which are the same bits in every order.
+// whole numbers of units, which are the same bits in every order. bound: null, or nothing is added while *bound (on the device) is at most 1.
 template <class Stored, class T = arithmetic<Stored>>
-void warp_grad_image(const Stored* grad, const T* u, T* out, const WarpSizes& sizes, int padding, Stream stream);
+void warp_grad_image(const Stored* grad, const T* u, T* out, const WarpSizes& sizes, int padding, const float* bound, Stream stream);
 template <class Stored, class T = arithmetic<Stored>>
 void warp_grad_image_fixed(const Stored* grad, const T* u, const double* unit, int64_t* out, const WarpSizes& sizes, int padding, Stream stream);
 

@@ -39,8 +39,9 @@ struct Sums {
 };
 
 template <int D, Padding padding, bool fixed, class Stored, class T = arithmetic<Stored>>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(const Stored* __restrict__ grad, const T* __restrict__ u, T* __restrict__ real, int64_t* __restrict__ whole, const double* __restrict__ unit, int channels, Extent m, Extent n) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(const Stored* __restrict__ grad, const T* __restrict__ u, T* __restrict__ real, int64_t* __restrict__ whole, const double* __restrict__ unit, const float* __restrict__ bound, int channels, Extent m, Extent n) {
   using Of = Scattered<D>;
+  if (bound && *bound <= 1) return;
   constexpr bool shared = sizeof(T) == 4;
   __shared__ int box[shared ? Of::kBox : 1];
   __shared__ float largest[kThreads];
@@ -137,10 +138,10 @@ int64_t blocks(const WarpSizes& s) {
 }  // namespace
 
 template <class Stored, class T>
-void warp_grad_image(const Stored* grad, const T* u, T* out, const WarpSizes& s, int padding, Stream stream) {
+void warp_grad_image(const Stored* grad, const T* u, T* out, const WarpSizes& s, int padding, const float* bound, Stream stream) {
   for_axes_and_padding(s.dims, padding, [&](auto dims, auto pad) {
     launch(scatter<dims.value, static_cast<Padding>(pad.value), false, Stored>, blocks<dims.value>(s), dim3(kThreads), 0, stream,
-           grad, u, out, nullptr, nullptr, s.channels, extent(s.image), extent(s.output));
+           grad, u, out, nullptr, nullptr, bound, s.channels, extent(s.image), extent(s.output));
   });
 }
 
@@ -148,12 +149,12 @@ template <class Stored, class T>
 void warp_grad_image_fixed(const Stored* grad, const T* u, const double* unit, int64_t* out, const WarpSizes& s, int padding, Stream stream) {
   for_axes_and_padding(s.dims, padding, [&](auto dims, auto pad) {
     launch(scatter<dims.value, static_cast<Padding>(pad.value), true, Stored>, blocks<dims.value>(s), dim3(kThreads), 0, stream,
-           grad, u, nullptr, out, unit, s.channels, extent(s.image), extent(s.output));
+           grad, u, nullptr, out, unit, nullptr, s.channels, extent(s.image), extent(s.output));
   });
 }
 
 #define REGKIT_INSTANTIATE(S)                                                                                              \
-  template void warp_grad_image<S>(const S*, const arithmetic<S>*, arithmetic<S>*, const WarpSizes&, int, Stream);         \
+  template void warp_grad_image<S>(const S*, const arithmetic<S>*, arithmetic<S>*, const WarpSizes&, int, const float*, Stream); \
   template void warp_grad_image_fixed<S>(const S*, const arithmetic<S>*, const double*, int64_t*, const WarpSizes&, int, Stream);
 REGKIT_INSTANTIATE(float)
 REGKIT_INSTANTIATE(double)

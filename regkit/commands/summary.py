@@ -9,6 +9,8 @@ def summary(result: Any) -> list[str]:
     """Time, similarity, folds and inverse consistency of a Result, then its warnings."""
     record = result.record
     how = f"{record.device}, {record.threads} threads, peak {record.peak_memory_mb:.0f} MB"
+    if record.peak_gpu_memory_mb is not None:
+        how += f" and {record.peak_gpu_memory_mb:.0f} MB of the GPU"
     lines = [f"registered in {total_seconds(record.seconds):.1f} s ({how})"]
     found = []
     before, after = metric(record.metrics, "similarity_before"), metric(record.metrics, "similarity_after")

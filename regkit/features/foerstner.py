@@ -18,16 +18,16 @@ def _along(x: torch.Tensor, taps: torch.Tensor, axis: int) -> torch.Tensor:
     return convolve(padded.flatten(0, 1)[:, None], kernel).reshape(x.shape)
 
 
-def _gaussian(sigma: float) -> torch.Tensor:
+def _gaussian(sigma: float, device: torch.device) -> torch.Tensor:
     half = math.ceil(1.5 * sigma)
-    taps = torch.exp(-0.5 * (torch.arange(-half, half + 1) / sigma) ** 2)
+    taps = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=device) / sigma) ** 2)
     return taps / taps.sum()
 
 
 def distinctiveness(image: torch.Tensor, sigma: float = 1.4) -> torch.Tensor:
     """S = 1 / trace(A^-1), A = Gaussian-smoothed structure tensor of the image gradient; (1, 1, *spatial) -> (1, 1, *spatial)."""
     dims = image.dim() - 2
-    derivative, smooth = torch.tensor(_DERIVATIVE) / 12, _gaussian(sigma)
+    derivative, smooth = torch.tensor(_DERIVATIVE, device=image.device) / 12, _gaussian(sigma, image.device)
     gradient = [_along(image, derivative, d) for d in range(dims)]
     tensor = {}
     for d in range(dims):
@@ -85,11 +85,11 @@ def _shift_minimum(inside: torch.Tensor, axis: int) -> torch.Tensor:
 def farthest_points(points: torch.Tensor, count: int, score: torch.Tensor) -> torch.Tensor:
     """Indices of `count` points, each the farthest from those before it; the first is the most distinctive one."""
     x = points.to(torch.float32)
-    chosen = torch.empty(count, dtype=torch.int64)
-    distance = torch.full((len(x),), float("inf"))
-    current = int(score.argmax())
+    chosen = torch.empty(count, dtype=torch.int64, device=x.device)
+    distance = torch.full((len(x),), float("inf"), device=x.device)
+    current = score.argmax(0, keepdim=True)
     for i in range(count):
-        chosen[i] = current
-        distance = torch.minimum(distance, (x - x[current]).square().sum(1))
-        current = int(distance.argmax())
+        chosen[i : i + 1] = current
+        distance = torch.minimum(distance, (x - x.index_select(0, current)).square().sum(1))
+        current = distance.argmax(0, keepdim=True)  # a tensor: nothing waits for a GPU
     return chosen

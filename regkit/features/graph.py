@@ -9,13 +9,13 @@ def neighbour_graph(points: torch.Tensor, neighbours: int) -> torch.Tensor:
     points (N, D) in one unit along all axes."""
     from scipy.spatial import cKDTree
 
-    x = points.numpy().astype(np.float64)
+    x = points.cpu().numpy().astype(np.float64)
     k = min(neighbours, len(x) - 1)
-    adjacency = torch.zeros(len(x), len(x))
+    adjacency = torch.zeros(len(x), len(x), device=points.device)
     if k > 0:
         _, index = cKDTree(x).query(x, k=k + 1)  # the first is the point itself, or its twin
-        rows = torch.arange(len(x))[:, None].expand(-1, k + 1).reshape(-1)
-        adjacency[rows, torch.from_numpy(index.reshape(-1).astype(np.int64))] = 1
+        rows = torch.arange(len(x), device=points.device)[:, None].expand(-1, k + 1).reshape(-1)
+        adjacency[rows, torch.from_numpy(index.reshape(-1).astype(np.int64)).to(points.device)] = 1
         adjacency = torch.maximum(adjacency, adjacency.T)
         adjacency.fill_diagonal_(0)
     return adjacency
@@ -23,4 +23,4 @@ def neighbour_graph(points: torch.Tensor, neighbours: int) -> torch.Tensor:
 
 def laplacian_system(adjacency: torch.Tensor, weight: float) -> torch.Tensor:
     """I + weight (D - A), symmetric positive definite: its inverse spreads values over the graph and keeps their sum."""
-    return torch.eye(len(adjacency)) + weight * (torch.diag(adjacency.sum(1)) - adjacency)
+    return torch.eye(len(adjacency), device=adjacency.device) + weight * (torch.diag(adjacency.sum(1)) - adjacency)

@@ -11,7 +11,7 @@ from regkit.geometry.itk import grid_from_sitk, image_from_sitk, image_to_sitk
 from regkit.geometry.learn2reg import read_learn2reg, write_learn2reg
 from regkit.geometry.points import Points, read_points, write_points
 from regkit.geometry.read import check_mask, check_scan, read_image
-from regkit.geometry.resample import resample, smooth_resample
+from regkit.geometry.resample import resample, resample_volume, smooth_resample, smooth_resample_volume
 from regkit.geometry.transform_files import load_transform, save_transform, transform_from_sitk, transform_to_sitk
 from regkit.geometry.transforms import Affine, Composite, DisplacementField, Transform
 from regkit.geometry.write import atomic_path, write_image
@@ -37,8 +37,10 @@ __all__ = [
     "read_learn2reg",
     "read_points",
     "resample",
+    "resample_volume",
     "save_transform",
     "smooth_resample",
+    "smooth_resample_volume",
     "total_displacement",
     "transform_from_sitk",
     "transform_to_sitk",

@@ -47,10 +47,7 @@ def resample(
     ------
     InputError : dimensions that differ, another padding, or a fill with "border".
     """
-    if padding not in ("zeros", "border"):
-        raise InputError(f'padding must be "zeros" or "border", got "{padding}"')
-    if padding == "border" and fill is not None:
-        raise InputError(f'fill={fill} needs padding="zeros"; "border" repeats the edge')
+    _check_padding(padding, fill)
     if transform is None and image.grid.matches(grid):
         return image
     labels = image.is_labels if labels is None else labels
@@ -61,12 +58,26 @@ def resample(
         source = image.tensor(device)
     blank = np.array(0 if fill is None else fill).astype(image.data.dtype if labels else np.float32)
     blank = blank.view(_SIGNED_TWINS.get(blank.dtype, blank.dtype)).item()
-    pull = partial(ops.warp_labels, mode="majority") if labels == "majority" else partial(ops.warp, mode="nearest" if labels else "linear")
-    result = torch.empty(grid.shape, dtype=source.dtype)
-    for rows, displacement in displacement_slabs(transform, grid, image.grid, device=device):
-        result[rows] = pull(source, displacement, padding="extent" if padding == "zeros" else "border", fill=blank)[0, 0]
-    data = result.numpy()
+    data = resample_volume(source, image.grid, grid, transform, labels=labels, padding=padding, fill=blank)[0, 0].cpu().numpy()
     return replace(image, data=data.view(image.data.dtype) if labels else data, grid=grid)
+
+
+def resample_volume(
+    volume: torch.Tensor,
+    source: Grid,
+    grid: Grid,
+    transform: Transform | None = None,
+    *,
+    labels: bool | Literal["majority"] = False,
+    padding: str = "zeros",
+    fill: float = 0,
+) -> torch.Tensor:
+    """The voxels (1, 1, *source.shape) of an image on ``source``, on any device, as :func:`resample` pulls them: (1, 1, *grid.shape)."""
+    pull = partial(ops.warp_labels, mode="majority") if labels == "majority" else partial(ops.warp, mode="nearest" if labels else "linear")
+    result = torch.empty((1, 1, *grid.shape), dtype=volume.dtype, device=volume.device)
+    for rows, displacement in displacement_slabs(transform, grid, source, device=volume.device):
+        result[0, 0, rows] = pull(volume, displacement, padding="extent" if padding == "zeros" else "border", fill=fill)[0, 0]
+    return result
 
 
 def smooth_resample(image: Image, grid: Grid, *, labels: bool | None = None, padding: str = "zeros", fill: float | None = None) -> Image:
@@ -79,19 +90,33 @@ def smooth_resample(image: Image, grid: Grid, *, labels: bool | None = None, pad
     labels = image.is_labels if labels is None else labels
     if labels or image.ndim != grid.ndim:
         return resample(image, grid, labels=labels, padding=padding, fill=fill)
-    to_image = np.linalg.inv(image.grid.affine) @ grid.affine
+    _check_padding(padding, fill)
+    volume = smooth_resample_volume(image.tensor(), image.grid, grid, padding=padding, fill=fill or 0.0)
+    return replace(image, data=volume[0, 0].numpy(), grid=grid)
+
+
+def smooth_resample_volume(volume: torch.Tensor, source: Grid, grid: Grid, *, padding: str = "zeros", fill: float = 0) -> torch.Tensor:
+    """The voxels (1, 1, *source.shape) of an image on ``source``, on any device, as :func:`smooth_resample` takes them onto ``grid``."""
+    to_image = np.linalg.inv(source.affine) @ grid.affine
     ratios = np.linalg.norm(to_image[:-1, :-1], axis=1)
-    smoothing = [_gaussian_rows(n, 0.5 * np.sqrt(max(ratio**2 - 1.0, 0.0))) for n, ratio in zip(image.grid.shape, ratios, strict=True)]
+    smoothing = [_gaussian_rows(n, 0.5 * np.sqrt(max(ratio**2 - 1.0, 0.0))) for n, ratio in zip(source.shape, ratios, strict=True)]
     positions = axis_positions(to_image, grid.shape)
-    volume = image.tensor()[0, 0]
-    if positions and all(p.min() >= -0.5 and p.max() <= n - 0.5 for p, n in zip(positions, image.grid.shape, strict=True)):
+    values = volume[0, 0]
+    if positions and all(p.min() >= -0.5 and p.max() <= n - 0.5 for p, n in zip(positions, source.shape, strict=True)):
         # Inside the box and along its axes, smoothing and interpolation are one small matrix an axis, and each product shrinks the volume.
         for axis, (rows, at) in enumerate(zip(smoothing, positions, strict=True)):
-            volume = multiply_axis(volume, axis, linear_rows(len(rows), at) @ rows)
-        return replace(image, data=volume.numpy(), grid=grid)
+            values = multiply_axis(values, axis, linear_rows(len(rows), at) @ rows)
+        return values[None, None]
     for axis, rows in enumerate(smoothing):
-        volume = multiply_axis(volume, axis, rows)
-    return resample(replace(image, data=volume.numpy()), grid, labels=False, padding=padding, fill=fill)
+        values = multiply_axis(values, axis, rows)
+    return values[None, None] if source.matches(grid) else resample_volume(values[None, None], source, grid, padding=padding, fill=fill)
+
+
+def _check_padding(padding: str, fill: float | None) -> None:
+    if padding not in ("zeros", "border"):
+        raise InputError(f'padding must be "zeros" or "border", got "{padding}"')
+    if padding == "border" and fill is not None:
+        raise InputError(f'fill={fill} needs padding="zeros"; "border" repeats the edge')
 
 
 def _gaussian_rows(size: int, sigma: float) -> np.ndarray:

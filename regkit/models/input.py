@@ -121,6 +121,6 @@ def sampling(grid: Grid, scan: Grid, affine: Affine | None = None) -> torch.Tens
     return torch.from_numpy((np.linalg.inv(scan.affine) @ between @ grid.affine)[:-1])
 
 
-def see(prepared: Prepared, grid: Grid, affine: Affine | None = None) -> torch.Tensor:
+def see(prepared: Prepared, grid: Grid, affine: Affine | None = None, device: torch.device | str = "cpu") -> torch.Tensor:
     """(1, 1, *grid.shape): the prepared scan in a frame, 0 outside the scan."""
-    return ops.warp_affine(prepared.image.tensor(), sampling(grid, prepared.image.grid, affine), grid.shape)
+    return ops.warp_affine(prepared.image.tensor(device), sampling(grid, prepared.image.grid, affine).to(device), grid.shape)

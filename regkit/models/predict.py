@@ -41,10 +41,11 @@ class Predictor:
     """Further arguments of every call."""
     about: Mapping[str, Any]
     """Where the weights came from and their card, for the record of a registration."""
+    device: torch.device | str = "cpu"
 
     @classmethod
-    def load(cls, stage: ModelStage) -> "Predictor":
-        """The network that a configuration names.
+    def load(cls, stage: ModelStage, device: torch.device | str = "cpu") -> "Predictor":
+        """The network that a configuration names, on a device.
 
         Raises what `load_model` does, and UsageError for a network that does not register, or a smoothness that it does not take.
         """
@@ -60,10 +61,11 @@ class Predictor:
             raise UsageError(f"model {name} ({card.network}) was trained for one smoothness and takes no other; leave smoothness out")
         return cls(
             name,
-            network,
+            network.to(device),
             card.input if stage.align is None else replace(card.input, align=stage.align),
             {} if stage.smoothness is None else {"smoothness": stage.smoothness},
             {"name": name, "path": str(path), "sha256": sha256(path), "card": asdict(card)},
+            device,
         )
 
     def view(self, fixed: Image, moving: Image) -> View:
@@ -82,7 +84,10 @@ class Predictor:
 
         Raises InputError where the network sees nothing of a scan, cannot take what it sees, or gives no numbers.
         """
-        seen = {"fixed": see(view.fixed, view.frame), "moving": see(view.moving, view.frame, affine)}
+        seen = {
+            "fixed": see(view.fixed, view.frame, device=self.device),
+            "moving": see(view.moving, view.frame, affine, device=self.device),
+        }
         for name, image in seen.items():
             if not bool(image.any()):
                 raise InputError(
@@ -90,7 +95,7 @@ class Predictor:
                     'set model.align = "masses" or "affine" in the configuration'
                 )
         try:
-            with torch.autocast("cpu", enabled=False):  # whatever the caller's: positions need float32
+            with torch.autocast(torch.device(self.device).type, enabled=False):  # whatever the caller's: positions need float32
                 displacement = self.network(*seen.values(), **self.options)
         except ValueError as error:  # how networks refuse images
             raise InputError(f"model {self.name} cannot take these scans: {error}") from error

@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native
+from regkit.ops import check, cuda, native
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.search import METRICS
 
@@ -95,9 +95,48 @@ def _cpp_backward(grad, a, b, radius, stride, metric, need_a, need_b):
     return tuple(gradients)
 
 
-register("correlate_dense", reference=reference.correlate_dense, cpp=_cpp, triton=triton_kernel("correlate_dense", "correlate_dense"))
+def _cuda_arguments(a: torch.Tensor, radius: int, metric: int) -> tuple:
+    return a.dim() - 2, radius, *a.shape[:2], native.sizes(a.shape[2:]), METRICS[metric] == "ssd", cuda.STORED[a.dtype]
+
+
+def _cuda(a, b, radius, stride, metric):
+    x, y = _inputs(a, b)
+    out = x.new_empty(_shape(a, radius))
+    cuda.run("correlate_dense", x, y, out, *_cuda_arguments(x, radius, metric), device=a.device)
+    return out.to(a.dtype)
+
+
+def _cuda_backward(grad, a, b, radius, stride, metric, need_a, need_b):
+    g, x, y = _inputs(grad, a, b)
+    gradients = []
+    for own, other, like, second, need in ((x, y, a, False, need_a), (y, x, b, True, need_b)):
+        gradient = own.new_empty(own.shape if need else 0)
+        if need:
+            cuda.run("correlate_dense_backward", g, own, other, second, gradient, *_cuda_arguments(own, radius, metric), device=g.device)
+        gradients.append(gradient.to(like.dtype))
+    return tuple(gradients)
+
+
+def _on_gpu(op: str, by_cuda):
+    """CUDA C++ for what it is compiled for, Triton for strides, float64, large radii and maps without channels."""
+    by_triton, first = triton_kernel("correlate_dense", op), 1 if op.endswith("backward") else 0
+
+    def call(*args):
+        a, b, radius, stride = args[first : first + 4]
+        fits = stride == 1 and 1 <= radius <= cuda.extension().correlate_dense_radius
+        serves = fits and a.shape[1] and native.working_dtype(a, b) == torch.float32
+        return (by_cuda if serves else by_triton)(*args)
+
+    return cuda.kernel(call)
+
+
+register(
+    "correlate_dense", reference=reference.correlate_dense, cpp=_cpp, cuda=_on_gpu("correlate_dense", _cuda),
+    triton=triton_kernel("correlate_dense", "correlate_dense"),
+)  # fmt: skip
 register(
     "correlate_dense_backward", reference=reference.correlate_dense_backward, cpp=_cpp_backward,
+    cuda=_on_gpu("correlate_dense_backward", _cuda_backward),
     triton=triton_kernel("correlate_dense", "correlate_dense_backward"),
 )  # fmt: skip
 

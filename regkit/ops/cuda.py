@@ -13,6 +13,7 @@ from types import ModuleType
 
 import torch
 
+STORED = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # StoredAs of csrc/cuda/stored.h
 _emulation: ModuleType | None = None
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native, packed
+from regkit.ops import check, cuda, integrate_cuda, native, packed
 from regkit.ops.backends import register, triton_kernel
 from regkit.reference.integrate import saved_format
 
@@ -113,16 +113,28 @@ def _cpp_backward(grad, velocity, saved, steps):
     return packed.unpack(g, grad.shape, 0.5**steps).to(grad.dtype)
 
 
+def _cuda(op: str):
+    """CUDA C++ for fields of float32 and halves, Triton for float64."""
+    by_triton, by_cuda = triton_kernel("integrate", op), getattr(integrate_cuda, op)
+
+    def call(*args):
+        return (by_triton if native.working_dtype(args[0]) == torch.float64 else by_cuda)(*args)
+
+    return cuda.kernel(call)
+
+
 register(
     "integrate_velocity",
     reference=reference.integrate_velocity,
     cpp=_cpp,
+    cuda=_cuda("integrate_velocity"),
     triton=triton_kernel("integrate", "integrate_velocity"),
 )
 register(
     "integrate_velocity_backward",
     reference=reference.integrate_velocity_backward,
     cpp=_cpp_backward,
+    cuda=_cuda("integrate_velocity_backward"),
     triton=triton_kernel("integrate", "integrate_velocity_backward"),
 )
 

@@ -6,12 +6,11 @@ from regkit.ops import cuda, native
 
 GROUP = 1 << 22  # voxels: the adjoints of a group stay in L2
 WINDOWS = range(3, 16, 2)  # that there are kernels for
-STORED = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 def serves(a: torch.Tensor, b: torch.Tensor, window: int) -> bool:
     """Whether these kernels can do it: other windows, float64 and images of two dtypes are Triton's."""
-    return a.dtype == b.dtype and a.dtype in STORED and window in WINDOWS
+    return a.dtype == b.dtype and a.dtype in cuda.STORED and window in WINDOWS
 
 
 def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=None, grad_a=None, grad_b=None) -> torch.Tensor:
@@ -37,11 +36,11 @@ def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=N
         part = slice(first, first + n)
         map_of, *gradients = (None if t is None else t[part] for t in targets)
         counts = (n, first, per_weight)
-        images = x[part], y[part], STORED[a.dtype], *(s[part] for s in shifts), weight, counts, size, windows, eps
+        images = x[part], y[part], cuda.STORED[a.dtype], *(s[part] for s in shifts), weight, counts, size, windows, eps
         partials.append(a.new_empty(cuda.extension().lncc_blocks(counts, size, windows), dtype=torch.float32))
         cuda.run("lncc_windows", *images, partials[-1], map_of, adjoints, kinds == 5, device=a.device)
         if kinds:
-            stored = STORED[gradients[0].dtype]
+            stored = cuda.STORED[gradients[0].dtype]
             cuda.run("lncc_gradient", *images, adjoints, kinds == 5, scale, *gradients, stored, device=a.device)
     return torch.cat(partials)
 

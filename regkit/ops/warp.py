@@ -153,7 +153,7 @@ def _cuda_grad_image(g, u, geometry, padding):
     _, batch, channels, size, _ = geometry
     if not torch.are_deterministic_algorithms_enabled():
         out = u.new_zeros((batch, channels, *size))
-        cuda.run(cuda.of_type("warp_grad_image", g.dtype), g, u, out, *geometry, padding, device=u.device)
+        cuda.run(cuda.of_type("warp_grad_image", g.dtype), g, u, out, *geometry, padding, None, device=u.device)
         return out
     # A NaN displacement, which has no whole number of units, makes the whole gradient NaN.
     largest = g.abs().amax().to(u.dtype) + 0 * u.sum() if g.numel() else u.new_zeros(())

@@ -70,18 +70,19 @@ def _rotations(dims: int, degrees: float = 15.0) -> list[np.ndarray]:
 
 
 class _Level:
-    """Fixed and moving scan at one resolution, and the loss of a world matrix."""
+    """Fixed and moving scan at one resolution, and the loss of a world matrix. On the CPU always: some ten thousand voxels are computed
+    before a GPU has been told to begin."""
 
     def __init__(self, fixed: Scan, moving: Scan, grid: Grid, config: Config):
         self.grid = grid
         spacing = float(np.mean(grid.spacing))
         self.moving_grid = moving.image.grid.with_spacing([max(spacing, s) for s in moving.image.grid.spacing])
-        self.fixed, self.moving = on_grid(fixed.image, grid), on_grid(moving.image, self.moving_grid)
+        self.fixed, self.moving = on_grid(fixed, grid).cpu(), on_grid(moving, self.moving_grid).cpu()
         weigh = config.use_masks == "weight"
         self.weight = coverage(fixed, grid, None, weigh)
-        self.moving_weight = (
-            torch.ones_like(self.moving) if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
-        )
+        self.weight = None if self.weight is None else self.weight.cpu()
+        seen = None if moving.mask is None or not weigh else coverage(moving, self.moving_grid, None, True)
+        self.moving_weight = torch.ones_like(self.moving) if seen is None else seen.cpu()
         self.shown = 1.0 if self.weight is None else float(self.weight.mean())
         self.to_index = torch.tensor(np.linalg.inv(self.moving_grid.affine))
         self.to_world = torch.tensor(self.grid.affine)

@@ -25,13 +25,13 @@ def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], 
     dims = len(spatial)
     shape = [-(-(n - 1) // step) + 1 for n in spatial]
     cell = points / step
-    base = torch.minimum(cell.floor(), torch.tensor(shape) - 2.0).clamp_min(0)
+    base = torch.minimum(cell.floor(), torch.tensor(shape, device=points.device) - 2.0).clamp_min(0)
     fraction = cell - base
-    channels = torch.cat([values, torch.ones(len(values), 1)], 1).T
-    grid = torch.zeros(dims + 1, *shape).flatten(1)
+    channels = torch.cat([values, values.new_ones(len(values), 1)], 1).T
+    grid = values.new_zeros(dims + 1, *shape).flatten(1)
     for corner in product((0, 1), repeat=dims):
         weight = torch.stack([fraction[:, d] if c else 1 - fraction[:, d] for d, c in enumerate(corner)]).prod(0)
-        index = torch.zeros(len(points), dtype=torch.int64)
+        index = torch.zeros(len(points), dtype=torch.int64, device=points.device)
         for d, c in enumerate(corner):
             index = index * shape[d] + (base[:, d].long() + c).clamp_max(shape[d] - 1)
         grid.index_add_(1, index, channels * weight)
@@ -52,20 +52,20 @@ def thin_plate_spline(
     """
     dims = len(spatial)
     scale = max(spatial) / 2
-    x = (points.double() - (torch.tensor(spatial) - 1) / 2) / scale
+    x = (points.double() - (torch.tensor(spatial, device=points.device) - 1) / 2) / scale
     n = len(x)
 
     def kernel(a, b):
         squared = torch.cdist(a, b).square()
         return 0.5 * squared * torch.log(squared + 1e-12)
 
-    ones = torch.cat([torch.ones(n, 1, dtype=torch.float64), x], 1)
-    system = torch.zeros(n + dims + 1, n + dims + 1, dtype=torch.float64)
-    system[:n, :n] = kernel(x, x) + smoothing * torch.eye(n, dtype=torch.float64)
+    ones = torch.cat([x.new_ones(n, 1), x], 1)
+    system = x.new_zeros(n + dims + 1, n + dims + 1)
+    system[:n, :n] = kernel(x, x) + smoothing * torch.eye(n, dtype=torch.float64, device=x.device)
     system[:n, n:], system[n:, :n] = ones, ones.T
-    weights = torch.linalg.solve(system, torch.cat([values.double(), torch.zeros(dims + 1, dims, dtype=torch.float64)])).float()
+    weights = torch.linalg.solve(system, torch.cat([values.double(), x.new_zeros(dims + 1, dims)])).float()
     shape = [-(-(k - 1) // step) + 1 for k in spatial]
-    axes = [(torch.arange(k) * step - (s - 1) / 2) / scale for k, s in zip(shape, spatial)]
+    axes = [(torch.arange(k, device=x.device) * step - (s - 1) / 2) / scale for k, s in zip(shape, spatial)]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dims).float()
     out = [kernel(part, x.float()) @ weights[:n] + weights[n] + part @ weights[n + 1 :] for part in places.split(max(1, CHUNK // n))]
     return _upsample(torch.cat(out).T.reshape(1, dims, *shape), spatial, step)

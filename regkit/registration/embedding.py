@@ -41,9 +41,9 @@ def pca(cost: torch.Tensor, dimensions: int) -> tuple[torch.Tensor, torch.Tensor
     return mean, centred.T @ (vectors / values.sqrt()).float()
 
 
-def displacements(reach: int, dims: int) -> torch.Tensor:
+def displacements(reach: int, dims: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """(L, D) displacements of the search cube in steps, first axis slowest."""
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=device)
     return torch.stack(torch.meshgrid(*[steps] * dims, indexing="ij"), -1).reshape(-1, dims)
 
 
@@ -55,7 +55,7 @@ def decode(cost: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage, d
         system = laplacian_system(neighbour_graph(keypoints, stage.neighbours), stage.diffusion)
         embedding = torch.cholesky_solve(embedding, torch.linalg.cholesky(system))
     smooth = torch.addmm(mean, embedding, basis.T)
-    return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims) * stage.stride
+    return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims, cost.device) * stage.stride
 
 
 def embed(

@@ -33,7 +33,7 @@ def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid
     wide = u
     for d in range(grid.ndim):  # axis by axis, so that no index of the whole padded volume is needed
         n = grid.shape[d]
-        index = torch.arange(-lower[d], n + upper[d])
+        index = torch.arange(-lower[d], n + upper[d], device=u.device)
         outside = torch.where(index < 0, -index / lengths[d][0], (index - (n - 1)) / lengths[d][1]).clamp_min(0)
         fade = (1 - outside).clamp_min(0).reshape([-1 if a == d else 1 for a in range(grid.ndim)])
         wide = wide.index_select(d + 2, index.clamp(0, n - 1)) * fade
@@ -43,7 +43,7 @@ def extend(u: torch.Tensor, grid: Grid, whole: Grid) -> tuple[torch.Tensor, Grid
 def _overshoot(u: torch.Tensor, axis: int) -> tuple[int, int]:
     """By how many voxels x + u(x) leaves the grid at the lower and the upper end of an axis; u (*spatial) is the component along it."""
     n = u.shape[axis]
-    place = torch.arange(n, dtype=u.dtype).reshape([-1 if a == axis else 1 for a in range(u.dim())]) + u
+    place = torch.arange(n, dtype=u.dtype, device=u.device).reshape([-1 if a == axis else 1 for a in range(u.dim())]) + u
     return max(0, math.ceil(-float(place.min()))), max(0, math.ceil(float(place.max()) - (n - 1)))
 
 
@@ -65,33 +65,33 @@ def invert(u: torch.Tensor) -> torch.Tensor:
 def _newton(u: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Solves v + u(y + v) = 0 at points y (D, N), from v (D, N); a step that does not shorten the residual is halved."""
     dims, count = y.shape
-    index = torch.zeros(dims, count)
-    index[-1] = torch.arange(count)  # the points are one row of an image: what warp adds to a displacement
+    index, identity = y.new_zeros(dims, count), torch.eye(dims, device=y.device)
+    index[-1] = torch.arange(count, device=y.device)  # the points are one row of an image: what warp adds to a displacement
 
     def sample(x: torch.Tensor) -> torch.Tensor:
         return ops.warp(u, (x - index).reshape(1, dims, *[1] * (dims - 1), count), padding="border").reshape(dims, count)
 
-    residual, size = v + sample(y + v), torch.ones(count)
+    residual, size = v + sample(y + v), y.new_ones(count)
     for _ in range(NEWTON):
         columns = []
         for d in range(dims):
-            half = torch.zeros(dims, 1)
+            half = y.new_zeros(dims, 1)
             half[d] = 0.5
             columns.append(sample(y + v + half) - sample(y + v - half))
-        jacobian = torch.stack(columns, -1).permute(1, 0, 2) + torch.eye(dims)  # (N, D, D), d residual / d v
-        jacobian = jacobian + 1e-3 * torch.eye(dims)
+        jacobian = torch.stack(columns, -1).permute(1, 0, 2) + identity  # (N, D, D), d residual / d v
+        jacobian = jacobian + 1e-3 * identity
         step = torch.linalg.solve_ex(jacobian, residual.T[..., None])[0][..., 0].T.nan_to_num(0.0).clamp(-LONGEST, LONGEST)
         tried = v - size * step
         after = tried + sample(y + tried)
         better = after.square().sum(0) < residual.square().sum(0)
         v, residual = torch.where(better, tried, v), torch.where(better, after, residual)
-        size = torch.where(better, torch.ones(()), 0.5 * size)
+        size = torch.where(better, 1.0, 0.5 * size)
     return v
 
 
 def transforms(u: torch.Tensor, grid: Grid, affine: Affine) -> tuple[Composite, Composite]:
     """fixed -> moving and moving -> fixed, both as [.., ..] in ITK's order (the last is applied first), from a displacement in voxels of
     `grid`."""
-    forward = Composite([affine, DisplacementField.from_voxels(u[0].numpy(), grid)])
-    backward = Composite([DisplacementField.from_voxels(invert(u)[0].numpy(), grid), affine.inverse()])
+    forward = Composite([affine, DisplacementField.from_voxels(u[0].cpu().numpy(), grid)])
+    backward = Composite([DisplacementField.from_voxels(invert(u)[0].cpu().numpy(), grid), affine.inverse()])
     return forward, backward

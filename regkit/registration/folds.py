@@ -1,5 +1,7 @@
 """Removing folds: where x + u(x) turns space inside out, the field is smoothed until it doesn't, and nowhere else."""
 
+import math
+
 import torch
 
 from regkit import ops
@@ -28,16 +30,17 @@ def remove_folds(u: torch.Tensor) -> tuple[torch.Tensor, int]:
     return u, folded
 
 
-def _around(dims: int) -> torch.Tensor:
+def _around(dims: int, device: torch.device) -> torch.Tensor:
     """The 3^D offsets of a neighbourhood."""
-    return torch.stack(torch.meshgrid(*[torch.arange(-1, 2)] * dims, indexing="ij"), -1).reshape(-1, dims)
+    return torch.stack(torch.meshgrid(*[torch.arange(-1, 2, device=device)] * dims, indexing="ij"), -1).reshape(-1, dims)
 
 
 def _neighbours(centre: torch.Tensor, spatial: torch.Size) -> list[torch.Tensor]:
     """Flat indices of the 3^D voxels around each of the voxels (N, D), those beyond the border moved onto it."""
-    size = torch.tensor(spatial)
-    strides = torch.tensor([int(size[d + 1 :].prod()) for d in range(len(size))])
-    return [(torch.minimum((centre + offset).clamp_min(0), size - 1) * strides).sum(1) for offset in _around(len(size))]
+    size = torch.tensor(spatial, device=centre.device)
+    strides = torch.tensor([math.prod(spatial[d + 1 :]) for d in range(len(spatial))], device=centre.device)
+    around = _around(len(spatial), centre.device)
+    return [(torch.minimum((centre + offset).clamp_min(0), size - 1) * strides).sum(1) for offset in around]
 
 
 def _dilate(mask: torch.Tensor, reach: int) -> torch.Tensor:

@@ -40,10 +40,10 @@ def measure(
     length, error = np.linalg.norm(there - points, axis=1), np.linalg.norm(backward.apply(there) - points, axis=1)
     deformation = sum((u[0, axis] * step).square() for axis, step in enumerate(grid.spacing)).sqrt()
     # counted in fixed voxels on both sides, so that the voxels of the moving scan (their size and handedness) play no part
-    whole = total_displacement(forward, fixed.image.grid, fixed.image.grid)
-    still, aligned = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
+    whole = total_displacement(forward, fixed.image.grid, fixed.image.grid, device=u.device)
+    still, aligned = on_grid(fixed, grid), on_grid(moving, grid, affine)
     pairs = {
-        "before": on_grid(moving.image, grid, Affine.identity(grid.ndim)),
+        "before": on_grid(moving, grid, Affine.identity(grid.ndim)),
         "affine": aligned,
         "after": ops.warp(aligned, u, padding="border"),
     }

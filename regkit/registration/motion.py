@@ -21,16 +21,16 @@ class Motion:
     """u: (1, D, *grid.shape) in voxels of `grid`."""
 
     @classmethod
-    def still(cls, affine: Affine, grid: Grid) -> "Motion":
+    def still(cls, affine: Affine, grid: Grid, device: torch.device | str = "cpu") -> "Motion":
         """The affine alone."""
-        return cls(affine, grid, torch.zeros(1, grid.ndim, *grid.shape))
+        return cls(affine, grid, torch.zeros(1, grid.ndim, *grid.shape, device=device))
 
     def on(self, grid: Grid) -> "Motion":
         """The displacement on another grid, of any place, shape and voxel size: linear in between, 0 beyond its own grid."""
         if grid == self.grid:
             return self
-        field = DisplacementField.from_voxels(self.displacement[0].numpy(), self.grid)
-        return Motion(self.affine, grid, total_displacement(field, grid, grid))
+        field = DisplacementField.from_voxels(self.displacement[0].cpu().numpy(), self.grid)
+        return Motion(self.affine, grid, total_displacement(field, grid, grid, device=self.displacement.device))
 
     def extended(self, whole: Grid) -> "Motion":
         """The displacement continued beyond its grid until it has faded, or covers `whole`; see `extend`."""

@@ -20,6 +20,7 @@ from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid, Image, as_image, check_mask, check_scan, resample
 from regkit.registration.affine import register_affine
 from regkit.registration.config import PRESETS, Config, with_model
+from regkit.registration.device import computing_on, name_of, peak_gpu_memory_mb, resolve, wait
 from regkit.registration.embedding import TooFewKeypoints, embed
 from regkit.registration.field import transforms
 from regkit.registration.folds import remove_folds
@@ -64,32 +65,33 @@ def register(
     refinement after it, and for the measures. refine: whether to refine the network's displacement (it is kept as it is by default).
     smoothness: 0 to 1, for networks that leave the choice.
     fixed_mask, moving_mask: label maps on any grid, not 0 inside; a network does not see them.
-    device: "auto" or "cpu". threads: CPU threads, torch's number by default.
+    device: "auto" (a GPU where torch can use one, else the CPU), "cpu", "cuda" or "cuda:1".
+    threads: CPU threads, torch's number by default.
     seed: kept in the record; the pipeline draws no random numbers.
     header: "sform" or "qform" decides for NIfTI files where the two disagree ("auto" refuses them).
     progress: called as progress(stage, fraction, message).
 
-    The same input, machine and threads give the same output, bit for bit.
+    On a CPU the same input, machine and threads give the same output, bit for bit; on a GPU up to rounding.
 
     Raises UsageError for the call, InputError for a scan or mask that cannot be used.
     """
     if model is not None and not isinstance(model, (str, os.PathLike)):
         raise UsageError(f"model must be a weights file or a name, but came as {type(model).__name__}; save networks by save_model")
     config = with_model(_config(preset, config), None if model is None else os.fspath(model), refine, smoothness)
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"device {device!r}: this version computes on the CPU; take auto or cpu")
+    where = resolve(device)
     started, progress = time.perf_counter(), progress or silent
-    record = Record(seed=seed, device="cpu", versions=versions())
+    record = Record(seed=seed, device=name_of(where), versions=versions())
     sources = {"fixed": fixed, "moving": moving, "fixed mask": fixed_mask, "moving mask": moving_mask}
-    with _threads(threads), torch.no_grad():
+    with _threads(threads), torch.no_grad(), computing_on(where):
         record.threads = torch.get_num_threads()
-        with _stage("read", record, progress):
-            predictor = _load(config, record)
+        with _stage("read", record, progress, where):
+            predictor = _load(config, record, where)
             without = {name for name, source in sources.items() if source is None and name.endswith("mask")}
             images = {name: None if name in without else as_image(source, name, header=header) for name, source in sources.items()}
             record.inputs = {name: describe_input(sources[name], image) for name, image in images.items() if image is not None}
             scans = _check(images)
-        result = _run(images, scans, config, predictor, record, progress)
+        result = _run(images, scans, config, predictor, record, progress, where)
+        record.peak_gpu_memory_mb = peak_gpu_memory_mb(where)
     record.seconds["total"] = time.perf_counter() - started
     record.peak_memory_mb = _peak_memory_mb()
     return result
@@ -102,44 +104,50 @@ def _run(
     predictor: "Predictor | None",
     record: Record,
     progress: Progress,
+    device: torch.device,
 ) -> Result:
-    with _stage("prepare", record, progress):
-        fixed, moving = (Scan(normalise(scan, config.intensity), images[f"{name} mask"]) for name, scan in zip(("fixed", "moving"), scans))
+    def stage(name: str):
+        return _stage(name, record, progress, device)
+
+    with stage("prepare"):
+        fixed, moving = (
+            Scan(normalise(scan, config.intensity), images[f"{name} mask"], device) for name, scan in zip(("fixed", "moving"), scans)
+        )
         grid = working_grid(fixed, config)
         record.notes.append(f"working grid {_describe(grid)}")
         view = None if predictor is None else predictor.view(*scans)
-    with _stage("affine", record, progress):
+    with stage("affine"):
         if predictor is None or predictor.input.align == "affine":
             affine = _affine(fixed, moving, grid, config, record, progress)
         else:
             affine = predictor.align(view)
             record.notes.append(f"start: {predictor.input.align}")
     if predictor is not None:
-        with _stage("network", record, progress):
+        with stage("network"):
             motion = _predict(predictor, view, affine, fixed, record)
     elif config.embedding.enabled:
-        with _stage("embedding", record, progress):
+        with stage("embedding"):
             motion = _embed(fixed, moving, grid, affine, config, record)
     else:
-        motion = Motion.still(affine, grid)
+        motion = Motion.still(affine, grid, device)
     unfold = config.model.remove_folds
     if predictor is None or config.model.refine:
         unfold = config.refine.remove_folds
-        with _stage("refine", record, progress):
+        with stage("refine"):
             start = motion if motion.grid == grid else motion.extended(scans[0].grid).on(grid)
             with torch.enable_grad():
                 displacement, curves = refine_field(fixed, moving, grid, start.affine, start.displacement, config, progress)
             motion = replace(start, displacement=displacement)
             record.curves |= {f"refine, {level}": values for level, values in curves.items()}
-    with _stage("invert", record, progress):
+    with stage("invert"):
         if unfold:
             motion = _unfolded(motion, record)
         motion = motion.extended(scans[0].grid)
         if unfold:  # the folds of the seam
             motion = _unfolded(motion, None)
         forward, backward = transforms(motion.displacement, motion.grid, motion.affine)
-    with _stage("measure", record, progress):
-        moved = resample(scans[1], scans[0].grid, forward, labels=False)
+    with stage("measure"):
+        moved = resample(scans[1], scans[0].grid, forward, labels=False, device=device)
         shown = motion if predictor is None else motion.on(grid)  # a frame may be mostly padding
         record.metrics = measure(fixed, moving, forward, backward, affine, shown.displacement, shown.grid, config.affine.window)
         if record.metrics["jacobian"]["folds"] > 0:
@@ -157,13 +165,13 @@ def _run(
     )
 
 
-def _load(config: Config, record: Record) -> "Predictor | None":
+def _load(config: Config, record: Record, device: torch.device) -> "Predictor | None":
     """The network of the configuration, if it names one."""
     if config.model.source is None:
         return None
     from regkit.models.predict import Predictor  # here: the networks' inputs are prepared by this package
 
-    predictor = Predictor.load(config.model)
+    predictor = Predictor.load(config.model, device)
     record.model = dict(predictor.about)
     return predictor
 
@@ -180,13 +188,13 @@ def _affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, record: Recor
 
 def _embed(fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, record: Record) -> Motion:
     """The motion by the displacement embedding; the affine alone for scans too small or smooth for it."""
-    pair = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
+    pair = on_grid(fixed, grid), on_grid(moving, grid, affine)
     mask = None if fixed.mask is None else coverage(fixed, grid, None, True)
     try:
         displacement, facts = embed(*pair, mask, config.embedding)
     except TooFewKeypoints as few:
         record.warnings.append(f"no displacement embedding: {few}")
-        return Motion.still(affine, grid)
+        return Motion.still(affine, grid, fixed.device)
     record.notes.append(
         "embedding: {keypoints} keypoints, displacement median {median_voxels:.1f}, largest {largest_voxels:.1f} voxels".format(**facts)
     )
@@ -250,10 +258,11 @@ def _config(preset: str, config: Config | None) -> Config:
 
 
 @contextmanager
-def _stage(name: str, record: Record, progress: Progress) -> Iterator[None]:
+def _stage(name: str, record: Record, progress: Progress, device: torch.device) -> Iterator[None]:
     started = time.perf_counter()
     progress(name, 0.0)
     yield
+    wait(device)
     record.seconds[name] = time.perf_counter() - started
     progress(name, 1.0)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from regkit.geometry import Affine, Grid, Image, resample, smooth_resample
+from regkit.geometry import Affine, Grid, Image, resample, resample_volume, smooth_resample_volume
 from regkit.registration.config import Config, Intensity
 
 FOREGROUND = 0.02  # of the intensity range
@@ -18,10 +18,11 @@ FEWEST = 16  # voxels along the shortest axis of a level
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan made ready: intensities in 0..1 as float32, its mask, and its foreground."""
+    """A scan made ready: intensities in 0..1 as float32, its mask, and its foreground; and where the stages work on it."""
 
     image: Image
     mask: Image | None  # uint8 on any grid
+    device: torch.device | str = "cpu"
 
     def foreground(self) -> np.ndarray:
         """bool, of the image's shape: the mask, or what is brighter than background."""
@@ -74,20 +75,22 @@ def level_grid(grid: Grid, shrink: float) -> Grid:
     return grid.with_shape([max(1, round(n / shrink)) for n in grid.shape])
 
 
-def on_grid(scan: Image, grid: Grid, affine: Affine | None = None) -> torch.Tensor:
-    """(1, 1, *shape): the image smoothed to the grid's voxel size and pulled onto it, its border repeated outside."""
+def on_grid(scan: Scan, grid: Grid, affine: Affine | None = None) -> torch.Tensor:
+    """(1, 1, *shape): the scan's image smoothed to the grid's voxel size and pulled onto it, its border repeated outside."""
+    source, volume = scan.image.grid, scan.image.tensor(scan.device)
     if affine is None:
-        return smooth_resample(scan, grid, labels=False, padding="border").tensor()
-    ratio = np.asarray(grid.spacing).mean() / np.asarray(scan.grid.spacing)
-    coarse = smooth_resample(scan, scan.grid.with_spacing([s * max(1.0, r) for s, r in zip(scan.grid.spacing, ratio)]), labels=False)
-    return resample(coarse, grid, affine, labels=False, padding="border").tensor()
+        return smooth_resample_volume(volume, source, grid, padding="border").contiguous()
+    ratio = np.asarray(grid.spacing).mean() / np.asarray(source.spacing)
+    coarse = source.with_spacing([s * max(1.0, r) for s, r in zip(source.spacing, ratio)])
+    return resample_volume(smooth_resample_volume(volume, source, coarse), coarse, grid, affine, padding="border")
 
 
 def coverage(scan: Scan, grid: Grid, affine: Affine | None, use_mask: bool) -> torch.Tensor | None:
     """(1, 1, *shape) float: 1 where the scan (and its mask, if it counts) has something to say, else 0; None when that is everywhere."""
     if use_mask and scan.mask is not None:
-        source = Image((np.asarray(scan.mask.data) > 0).astype(np.uint8), scan.mask.grid)
+        source, inside = scan.mask.grid, (scan.mask.tensor(scan.device) > 0).to(torch.uint8)
     else:
-        source = Image(np.ones(scan.image.grid.shape, np.uint8), scan.image.grid)
-    covered = resample(source, grid, affine if affine is not None else Affine.identity(grid.ndim), labels=True).tensor()
+        source = scan.image.grid
+        inside = torch.ones((1, 1, *source.shape), dtype=torch.uint8, device=scan.device)
+    covered = resample_volume(inside, source, grid, affine if affine is not None else Affine.identity(grid.ndim), labels=True).float()
     return None if bool((covered > 0).all()) else covered

@@ -4,6 +4,8 @@ Each level minimises  (1 - lncc(moving(x + u), fixed))  or the squared MIND diff
 its own grid. Only what both scans show counts: a weight is 0 outside the masks and where x + u leaves the moving scan.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -13,6 +15,7 @@ from regkit.registration.adam import Adam
 from regkit.registration.config import Config
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
+from regkit.registration.replay import Replayed
 
 WEIGHT_EVERY = 10  # iterations between updates of the weight
 SQUARINGS = 6
@@ -23,7 +26,7 @@ def resize(u: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     if tuple(u.shape[2:]) == tuple(shape):
         return u
     mode = "trilinear" if len(shape) == 3 else "bilinear"
-    scale = torch.tensor([new / old for new, old in zip(shape, u.shape[2:])]).reshape(1, -1, *[1] * len(shape))
+    scale = torch.tensor([new / old for new, old in zip(shape, u.shape[2:])], device=u.device).reshape(1, -1, *[1] * len(shape))
     return F.interpolate(u, size=tuple(shape), mode=mode, align_corners=False) * scale
 
 
@@ -38,28 +41,40 @@ def refine(
     """The displacement (1, D, *grid.shape) in voxels of the working grid, from there to the moving scan brought onto it by `affine`;
     and loss curves by level."""
     stage = config.refine
-    field = torch.zeros(1, grid.ndim, *grid.shape) if start is None else start
+    field = torch.zeros(1, grid.ndim, *grid.shape, device=fixed.device) if start is None else start
     curves: dict[str, list[float]] = {}
     done, total = 0, sum(stage.iterations)
     for n, (shrink, iterations) in enumerate(zip(stage.shrink, stage.iterations)):
         level = level_grid(grid, shrink)
         problem = _Problem(fixed, moving, level, affine, config, n)
         parameters = resize(field, level.shape).clone().requires_grad_()
-        optimiser = Adam(parameters, lr=stage.step[n], betas=(0.9, 0.99), fused=True)
-        curve = curves[f"level {n + 1}"] = []
+        step = Replayed(_descent(problem, parameters, stage.step[n], stage.smoothing), fixed.device)
+        losses = torch.empty(iterations, device=fixed.device)  # read now and then: a GPU must not be waited for at every step
         for i in range(iterations):
             if i % WEIGHT_EVERY == 0:
                 problem.update_weight(smoothed(parameters.detach(), stage.smoothing))
-            loss = problem.loss(smoothed(parameters, stage.smoothing))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            curve.append(float(loss.detach()))
+            losses[i] = step()
             done += 1
-            progress("refine", done / total, f"level {n + 1}, loss {curve[-1]:.4f}")
+            if (i + 1) % WEIGHT_EVERY == 0 or i + 1 == iterations:
+                progress("refine", done / total, f"level {n + 1}, loss {float(losses[i]):.4f}")
+        curves[f"level {n + 1}"] = losses.tolist()
         field = smoothed(parameters.detach(), stage.smoothing)
     field = exponential(field) if stage.diffeomorphic else field
     return resize(field, grid.shape), curves
+
+
+def _descent(problem: "_Problem", parameters: torch.Tensor, step: float, smoothing: int) -> Callable[[], torch.Tensor]:
+    """One step of Adam on the parameters; returns the loss before it."""
+    optimiser = Adam(parameters, lr=step, betas=(0.9, 0.99), fused=True)
+
+    def descend() -> torch.Tensor:
+        optimiser.zero_grad()
+        loss = problem.loss(smoothed(parameters, smoothing))
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return descend
 
 
 def smoothed(parameters: torch.Tensor, passes: int) -> torch.Tensor:
@@ -75,24 +90,26 @@ class _Problem:
 
     def __init__(self, fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, level: int):
         stage = config.refine
-        self.fixed, self.moving = on_grid(fixed.image, grid), on_grid(moving.image, grid, affine)
+        self.fixed, self.moving = on_grid(fixed, grid), on_grid(moving, grid, affine)
         self.mind, self.diffeomorphic = stage.similarity == "mind", stage.diffeomorphic
         if self.mind:
             self.fixed, self.moving = ops.mind_ssc(self.fixed), ops.mind_ssc(self.moving)
         weigh = config.use_masks == "weight"
         self.fixed_weight, self.moving_weight = coverage(fixed, grid, None, weigh), coverage(moving, grid, affine, weigh)
-        self.weight: torch.Tensor | None = None
+        # One tensor that is written to anew: what is recorded of a step reads it where it was.
+        self.weight = self.fixed_weight if self.moving_weight is None else self.fixed.new_ones(1, 1, *grid.shape)
         self.window, self.smoothness = stage.window[level], stage.smoothness[level]
         self.eps = stage.noise**2 * self.window**grid.ndim
 
     def update_weight(self, field: torch.Tensor) -> None:
-        self.weight = self.fixed_weight
-        if self.moving_weight is not None:
-            u = exponential(field) if self.diffeomorphic else field
-            seen = ops.warp(self.moving_weight, u, mode="nearest", padding="border")
-            self.weight = seen if self.fixed_weight is None else seen * self.fixed_weight
-            if not bool(self.weight.any()):  # nothing seen twice: only the fixed scan can pull the field back
-                self.weight = self.fixed_weight
+        if self.moving_weight is None:
+            return
+        u = exponential(field) if self.diffeomorphic else field
+        seen = ops.warp(self.moving_weight, u, mode="nearest", padding="border")
+        alone = torch.ones_like(seen) if self.fixed_weight is None else self.fixed_weight
+        # Nothing seen twice: only the fixed scan can pull the field back.
+        both = seen * alone
+        self.weight.copy_(torch.where(both.any(), both, alone))
 
     def loss(self, field: torch.Tensor) -> torch.Tensor:
         u = exponential(field) if self.diffeomorphic else field

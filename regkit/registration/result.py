@@ -24,6 +24,7 @@ class Record:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     peak_memory_mb: float = 0.0
+    peak_gpu_memory_mb: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     threads: int = 1

@@ -110,6 +110,7 @@ def run_info(result: Any) -> dict[str, Any]:
         "versions": record.versions,
         "seconds": record.seconds,
         "peak_memory_mb": record.peak_memory_mb,
+        "peak_gpu_memory_mb": record.peak_gpu_memory_mb,
         "metrics": record.metrics,
         "notes": record.notes,
         "warnings": record.warnings,

@@ -187,6 +187,7 @@ def detail_tables(record: Any) -> list[Table]:
             ["threads", number(record.threads)],
             ["seed", number(record.seed)],
             ["peak memory", f"{record.peak_memory_mb:.0f} MB"],
+            *([] if record.peak_gpu_memory_mb is None else [["peak memory of the GPU", f"{record.peak_gpu_memory_mb:.0f} MB"]]),
         ],
         "Run",
     )

@@ -4,6 +4,7 @@ Without a GPU they run in emulation (csrc/cuda/emulation.h), which computes what
 """
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from regkit import ops
 from tests.ops.cases import NAMES, assert_same, cases, displacement, randn, reference, value_and_gradients
 from tests.ops.compare import assert_close
 
-CUDA = [name for name in NAMES if "cuda" in ops.backends._implementations[name.split()[0]]]
+TRITONS = ["correlate_dense ssd"]  # a stride
+CUDA = [name for name in NAMES if "cuda" in ops.backends._implementations[name.split()[0]] and name not in TRITONS]
 SHAPES = {2: (19, 70), 3: (4, 11, 67)}  # a tile is 8 x 64 voxels of a plane
 ODD_SHAPES = [(1, 1), (1, 5), (3, 64), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 65)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-# The others are Triton's: see lncc_cuda.serves and warp_lncc_cuda.serves.
-DTYPES = {"warp_lncc": [torch.float32], "lncc": [torch.float32, torch.float16, torch.bfloat16]}
+# The others are Triton's.
+SINGLE = [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = {"warp_lncc": [torch.float32], "lncc": SINGLE, "integrate_velocity": SINGLE, "correlate_dense": SINGLE}
 FOLLOWS = [(name, dtype) for name in CUDA for dtype in DTYPES.get(name.split()[0], TOLERANCE)]
 
 
@@ -71,6 +74,54 @@ def test_gradient_of_an_image_in_fixed_point(dims, device):
     assert_close("gradient of the image", got[0], want, 1e-5)  # 20 bits below the largest gradient of a block
     assert torch.equal(got[0], got[1])
     assert got[2].isnan().all()
+
+
+@pytest.mark.parametrize("metric", ["dot", "ssd"])
+@pytest.mark.parametrize(
+    ("spatial", "channels", "radius"),
+    [((9, 70), 3, 4), ((19, 5), 9, 3), ((2, 9, 66), 2, 2), ((3, 4, 7), 1, 4), ((5, 1, 3), 17, 1)],
+    ids=str,
+)
+def test_dense_correlation(spatial, channels, radius, metric, device):
+    """Tiles of 8 x 64 voxels; 8 channels at a time; three displacements along j at a time, of which 2 radius + 1 need not be a multiple."""
+    a, b = (randn(2, channels, *spatial, seed=seed, dtype=torch.float32).to(device) for seed in (1, 2))
+    function = partial(ops.correlate_dense, radius=radius, metric=metric)
+    assert_same("correlate_dense", by_cuda(function, (a, b)), [r.cpu() for r in reference(function, (a, b))], 2e-5)
+
+
+@pytest.mark.parametrize("save_steps", [False, True])
+@pytest.mark.parametrize("size", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("spatial", [(60, 61), (11, 10, 37)], ids=str)
+def test_integration_of_small_and_large_velocities(spatial, size, save_steps, device):
+    """By size: the first four steps pass in one kernel and every scatter is of a voxel's width; the last scatters reach further; all do."""
+    v = displacement(spatial, dtype=torch.float32, size=size / 4).to(device)
+    function, tensors = (lambda v: ops.integrate_velocity(v, steps=5, save_steps=save_steps)), (v,)
+    got = by_cuda(function, tensors)
+    want = [r.cpu() for r in reference(function, tensors)]
+    assert_same("integrate_velocity", got, want, 2e-5)
+    torch.use_deterministic_algorithms(True)
+    try:
+        again = [by_cuda(function, tensors) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same("integrate_velocity, deterministic", again[0], want, 2e-5)
+    assert all(torch.equal(x, y) for x, y in zip(*again))
+
+
+def test_gradient_of_an_integration_that_is_no_number(device):
+    """Infinite and NaN gradients have no whole number of units: they are added as they are, and stay where they belong."""
+    v = displacement((5, 6, 40), dtype=torch.float32, size=0.05)
+    g = randn(2, 3, 5, 6, 40, dtype=torch.float32)
+    g[0, 1, 2, 3, 4], g[1, 2, 1, 1, 35] = math.nan, math.inf
+    arguments = v.new_empty(0), 2
+    with ops.backend("reference"):
+        want = torch.ops.regkit.integrate_velocity_backward(g, v, *arguments)
+    with ops.backend("cuda"):
+        got = torch.ops.regkit.integrate_velocity_backward(g.to(device), v.to(device), *arguments).cpu()
+    finite = want.isfinite()
+    assert torch.equal(got.isfinite(), finite)
+    assert 0 < (~finite).sum() < finite.numel() / 10
+    assert_close("gradient", got[finite], want[finite], 1e-5)
 
 
 @pytest.mark.parametrize("dims", SHAPES)

@@ -38,6 +38,21 @@ CEILINGS = {
         r"scatter<.*double, double>": Ceiling(256, 2, 0, "float64 is for checks, not for speed"),
         r"scatter": Ceiling(256, 3, 0, "atomics in flight: 24 warps, with 37 KB of shared memory a block"),
     },
+    "correlate_dense.cu": {
+        r"forward": Ceiling(128, 3, 40, "108 sums in registers, which three loads from shared memory feed with 36 numbers each"),
+        r"backward": Ceiling(128, 3, 0, "36 weights and 32 sums in registers"),
+    },
+    "integrate.cu": {
+        r"first_steps<3>": Ceiling(
+            1024, 1, 64, "a tile fills shared memory: one block, whose threads each keep 8 voxels for the next step"
+        ),
+        r"first_steps<2>": Ceiling(1024, 1, 0, "as in 3-D"),
+        r"step": Ceiling(256, 4, 0, "bound by memory, as the warp, and with one component's cells at a time"),
+    },
+    "integrate_backward.cu": {
+        r"step_backward": Ceiling(256, 4, 0, "additions in shared memory: 32 warps, with 26 KB a block"),
+        r"clear": Ceiling(256, 8, 0, "writes zeros, mostly not even those"),
+    },
     "lncc.cu": {
         r"windows<(3|5|7|9|11)>": Ceiling(256, 2, 80, "two blocks: one loads a plane while the other sums"),
         r"gradient<(3|5|7|9|11), 3>": Ceiling(256, 2, 32, "two blocks, as above"),

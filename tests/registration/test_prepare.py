@@ -74,7 +74,7 @@ def test_on_grid_through_an_affine():
     data = np.random.default_rng(0).random((20, 18, 16), dtype=np.float32)
     shift = np.eye(4)
     shift[:3, 3] = 3, 0, -2
-    found = on_grid(image(data), Grid.from_spacing((20, 18, 16)), Affine(shift))
+    found = on_grid(Scan(image(data), None), Grid.from_spacing((20, 18, 16)), Affine(shift))
     np.testing.assert_allclose(found[0, 0, :17, :, 2:].numpy(), data[3:, :, :-2], atol=1e-5)
     np.testing.assert_allclose(found[0, 0, -1, :, 2:].numpy(), data[-1, :, :-2], atol=1e-5)  # the border goes on outside
 

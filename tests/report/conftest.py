@@ -50,6 +50,7 @@ def build(
         notes=["start: mass centres"],
         warnings=list(warnings),
         peak_memory_mb=321.0,
+        peak_gpu_memory_mb=None,
         seed=7,
         threads=2,
         device="cpu",
