@@ -7,6 +7,7 @@ from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.dense_fusion import DenseFusion
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
+from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.voxelmorph import VoxelMorph
 
@@ -15,6 +16,7 @@ __all__ = [
     "AttentionFusion",
     "ConditionalLapIRN",
     "DenseFusion",
+    "LDGNet",
     "LabelAutoencoder",
     "LapIRN",
     "SegmentationUNet",

@@ -15,6 +15,7 @@ from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
+from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.voxelmorph import VoxelMorph
 
@@ -23,6 +24,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "lapirn": LapIRN,
     "conditional-lapirn": ConditionalLapIRN,
     "voxelmorph": VoxelMorph,
+    "ldgnet": LDGNet,
     "attention-fusion": AttentionFusion,
     "ac-regnet": ACRegNet,
     "segmentation-unet": SegmentationUNet,

@@ -107,12 +107,22 @@ class VoxelMorph(nn.Module):
                 x = MAX_POOL[self.dims](x, 2)
         if not self.pooled:
             beside.pop()
+        x = self.deepest(x)
         for convolution in self.decode:
             x = F.interpolate(F.leaky_relu(convolution(x), SLOPE), scale_factor=2, mode="nearest")
-            x = torch.cat([x, beside.pop()], 1)
+            level = len(beside) - 1
+            x = torch.cat([x, self.beside(level, beside.pop(), x)], 1)
         for convolution in self.full:
             x = F.leaky_relu(convolution(x), SLOPE)
         return x
+
+    def deepest(self, x: torch.Tensor) -> torch.Tensor:
+        """The features of the coarsest grid as the decoder is given them: a place for networks that are built on this one."""
+        return x
+
+    def beside(self, level: int, encoded: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        """The encoder's features of a level (0: the finest) as they are joined to the decoder's: another such place."""
+        return encoded
 
     @classmethod
     def from_original(

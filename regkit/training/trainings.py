@@ -11,6 +11,7 @@ from regkit.training.attention_fusion import FusionTask, FusionTraining
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
 from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining
 from regkit.training.lapirn import LapIRNTask, LapIRNTraining
+from regkit.training.ldgnet import LDGNetTask, LDGNetTraining
 from regkit.training.segmentation import SegmentationTask, SegmentationTraining
 from regkit.training.task import Task
 from regkit.training.voxelmorph import VoxelMorphTask, VoxelMorphTraining
@@ -28,6 +29,7 @@ TRAININGS = {
     "lapirn": Training(LapIRNTraining, LapIRNTask),
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
+    "ldgnet": Training(LDGNetTraining, LDGNetTask),
     "attention-fusion": Training(FusionTraining, FusionTask),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
     "segmentation-unet": Training(SegmentationTraining, SegmentationTask),

@@ -203,7 +203,7 @@ def test_the_command_line_names_what_is_missing(tmp_path, capsys):
     assert code == 3 and "no.csv" in told and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("kind", ["lapirn", "conditional-lapirn", "voxelmorph"])  # others: test_chest_xray_training.py
+@pytest.mark.parametrize("kind", ["lapirn", "conditional-lapirn", "voxelmorph", "ldgnet"])  # others: test_chest_xray_training.py
 def test_the_networks_for_any_scans_learn(manifest, tmp_path, capsys, kind):
     config = SMALL if "lapirn" in kind else "steps = 2\n[network]\ndims = 2\n[loss]\ndice = 1.0\n[loop]\nvalidate_every = 2\n"
     (tmp_path / "c.toml").write_text(config)
