@@ -65,8 +65,10 @@ class EmbeddingStage:
 
 @dataclass(frozen=True)
 class RefineStage:
-    """Instance optimisation of a dense field by Adam, coarse to fine."""
+    """Instance optimisation of a dense field, coarse to fine: by Adam, or by diffeomorphic Demons, a baseline."""
 
+    method: Literal["adam", "demons"] = "adam"
+    """demons compares intensities (the same contrast in both scans) and takes of what follows shrink, iterations, step and smoothing."""
     similarity: Literal["lncc", "mind"] = "lncc"
     shrink: tuple[float, ...] = (4.0, 2.0, 1.0)
     """Voxel size of each level over the working grid's."""
@@ -76,9 +78,9 @@ class RefineStage:
     smoothness: tuple[float, ...] = (1.0, 1.0, 0.5)
     """Weight of the diffusion energy."""
     step: tuple[float, ...] = (0.4, 0.4, 0.4)
-    """Adam's step in voxels of the level."""
+    """Adam's step in voxels of the level; of demons, twice the longest update."""
     smoothing: int = 3
-    """Binomial filters between the optimiser's parameters and the field."""
+    """Binomial filters between the optimiser's parameters and the field; of demons, over the displacement after every update."""
     noise: float = 0.01
     """Contrast (of intensities in 0..1) below which a window counts as flat."""
     diffeomorphic: bool = False
@@ -139,6 +141,10 @@ class Config:
             )
         if any(w < 1 or w % 2 == 0 for w in (*self.refine.window, self.affine.window)):
             raise UsageError(f"windows must be odd: refine.window is {self.refine.window}, affine.window {self.affine.window}")
+        if self.refine.method == "demons" and (self.refine.diffeomorphic or self.refine.similarity == "mind"):
+            raise UsageError(
+                "refine.method demons compares intensities and is diffeomorphic by itself; leave similarity and diffeomorphic out"
+            )
         if min(self.refine.shrink, default=1) < 1:
             raise UsageError(f"refine.shrink must be at least 1, but is {self.refine.shrink}")
 
@@ -160,6 +166,7 @@ _NO_EMBEDDING = EmbeddingStage(enabled=False)
 
 _BRAIN = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(1.0, 1.0, 0.5), step=(0.4, 0.2, 0.2))
 _LUNG = RefineStage(smoothing=2, iterations=(60, 80, 40), window=(5, 5, 5), smoothness=(6.0, 6.0, 6.0), step=(0.4, 0.2, 0.2))
+_DEMONS = RefineStage(method="demons", iterations=(80, 60, 40), step=(2.0, 2.0, 2.0), smoothing=4)
 _XRAY = RefineStage(smoothing=2, shrink=(8.0, 4.0, 2.0), iterations=(40, 40, 40), window=(9, 9, 9), smoothness=(1.0, 1.0, 1.0))
 _MULTIMODAL = RefineStage(similarity="mind", iterations=(80, 80, 60), smoothness=(0.5, 0.5, 0.5))
 
@@ -171,6 +178,7 @@ PRESETS: dict[str, Config] = {
         "ct-lung": Config(intensity=Intensity(window=(-1000.0, 400.0)), use_masks="start", refine=_LUNG),
         "ct-abdomen": Config(intensity=Intensity(window=(-200.0, 300.0))),
         "mr-brain": Config(embedding=_NO_EMBEDDING, refine=_BRAIN),
+        "demons": Config(embedding=_NO_EMBEDDING, refine=_DEMONS),
         "xray": Config(embedding=_NO_EMBEDDING, affine=AffineStage(voxels=(1000, 4000), window=9), refine=_XRAY),
         "multimodal": Config(max_voxels=2_000_000, refine=_MULTIMODAL),  # MIND holds 12 channels
     }.items()

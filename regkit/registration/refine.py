@@ -1,4 +1,4 @@
-"""Instance optimisation: a dense displacement (or velocity) field by Adam, coarse to fine.
+"""Instance optimisation: a dense displacement (or velocity) field by Adam, coarse to fine; or by Demons (demons.py) on the same levels.
 
 Each level minimises  (1 - lncc(moving(x + u), fixed))  or the squared MIND difference,  + smoothness * diffusion_energy(u),  in voxels of
 its own grid. Only what both scans show counts: a weight is 0 outside the masks and where x + u leaves the moving scan.
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from regkit import ops
 from regkit.geometry import Affine, Grid
 from regkit.registration.adam import Adam
-from regkit.registration.config import Config
+from regkit.registration.config import Config, RefineStage
+from regkit.registration.demons import demons_update, gradient
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 from regkit.registration.replay import Replayed
@@ -43,24 +44,49 @@ def refine(
     stage = config.refine
     field = torch.zeros(1, grid.ndim, *grid.shape, device=fixed.device) if start is None else start
     curves: dict[str, list[float]] = {}
-    done, total = 0, sum(stage.iterations)
+    optimise = _by_demons if stage.method == "demons" else _by_adam
     for n, (shrink, iterations) in enumerate(zip(stage.shrink, stage.iterations)):
         level = level_grid(grid, shrink)
-        problem = _Problem(fixed, moving, level, affine, config, n)
-        parameters = resize(field, level.shape).clone().requires_grad_()
-        step = Replayed(_descent(problem, parameters, stage.step[n], stage.smoothing), fixed.device)
         losses = torch.empty(iterations, device=fixed.device)  # read now and then: a GPU must not be waited for at every step
-        for i in range(iterations):
-            if i % WEIGHT_EVERY == 0:
-                problem.update_weight(smoothed(parameters.detach(), stage.smoothing))
-            losses[i] = step()
-            done += 1
+        before, total = sum(stage.iterations[:n]), sum(stage.iterations)
+
+        def tell(i: int) -> None:
             if (i + 1) % WEIGHT_EVERY == 0 or i + 1 == iterations:
-                progress("refine", done / total, f"level {n + 1}, loss {float(losses[i]):.4f}")
+                progress("refine", (before + i + 1) / total, f"level {n + 1}, loss {float(losses[i]):.4f}")
+
+        field = optimise(_Problem(fixed, moving, level, affine, config, n), resize(field, level.shape), stage, n, losses, tell)
         curves[f"level {n + 1}"] = losses.tolist()
-        field = smoothed(parameters.detach(), stage.smoothing)
     field = exponential(field) if stage.diffeomorphic else field
     return resize(field, grid.shape), curves
+
+
+def _by_adam(
+    problem: "_Problem", start: torch.Tensor, stage: RefineStage, level: int, losses: torch.Tensor, tell: Callable[[int], None]
+) -> torch.Tensor:
+    """The field after len(losses) steps of Adam; fills the losses, and tells of each step."""
+    parameters = start.clone().requires_grad_()
+    step = Replayed(_descent(problem, parameters, stage.step[level], stage.smoothing), start.device)
+    for i in range(len(losses)):
+        if i % WEIGHT_EVERY == 0:
+            problem.update_weight(smoothed(parameters.detach(), stage.smoothing))
+        losses[i] = step()
+        tell(i)
+    return smoothed(parameters.detach(), stage.smoothing)
+
+
+def _by_demons(
+    problem: "_Problem", start: torch.Tensor, stage: RefineStage, level: int, losses: torch.Tensor, tell: Callable[[int], None]
+) -> torch.Tensor:
+    """The same by Demons."""
+    field, slope = start, gradient(problem.fixed)
+    with torch.no_grad():
+        for i in range(len(losses)):
+            if i % WEIGHT_EVERY == 0:
+                problem.update_weight(field)
+            images = problem.fixed, problem.moving, slope
+            field, losses[i] = demons_update(*images, field, problem.weight, step=stage.step[level], smoothing=stage.smoothing)
+            tell(i)
+    return field
 
 
 def _descent(problem: "_Problem", parameters: torch.Tensor, step: float, smoothing: int) -> Callable[[], torch.Tensor]:
