@@ -12,9 +12,9 @@ NeuroImage 2009, with its efficient (symmetric) forces; several channels as Peyr
 """
 
 import torch
-import torch.nn.functional as F
 
 from regkit import ops
+from regkit.features.gradient import gradient
 
 FEW = 1e-6  # squared slope and difference below which there is nothing to follow
 SQUARINGS = 4  # of an update, which is of a voxel or so
@@ -49,17 +49,3 @@ def force(difference: torch.Tensor, slopes: torch.Tensor, step: float) -> torch.
     pull = (difference[:, :, None] * slopes).sum(1)
     scale = (slopes.square().sum(2) + difference.square() / step**2).sum(1, keepdim=True)
     return torch.where(scale > FEW, pull / scale.clamp_min(FEW), 0.0)
-
-
-def gradient(image: torch.Tensor) -> torch.Tensor:
-    """(1, C, D, *spatial): central differences of (1, C, *spatial) along each axis, borders repeated."""
-    dims = image.dim() - 2
-    padded = F.pad(image, [1, 1] * dims, mode="replicate")
-    middle = [slice(1, -1)] * dims
-
-    def shifted(axis: int, by: int) -> torch.Tensor:
-        at = list(middle)
-        at[axis] = slice(1 + by, padded.shape[axis + 2] - 1 + by)
-        return padded[(slice(None), slice(None), *at)]
-
-    return torch.stack([0.5 * (shifted(axis, 1) - shifted(axis, -1)) for axis in range(dims)], 2)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 CHUNK = 1 << 22  # kernel values held at a time
 
 
-def _upsample(coarse: torch.Tensor, spatial: tuple[int, ...], step: int) -> torch.Tensor:
+def upsample_steps(coarse: torch.Tensor, spatial: tuple[int, ...], step: int) -> torch.Tensor:
     """Linear interpolation of values at voxels 0, step, 2 step ... onto every voxel."""
     mode = "trilinear" if len(spatial) == 3 else "bilinear"
     size = [(n - 1) * step + 1 for n in coarse.shape[2:]]
@@ -39,7 +39,7 @@ def splat(points: torch.Tensor, values: torch.Tensor, spatial: tuple[int, ...], 
     pool = F.avg_pool3d if dims == 3 else F.avg_pool2d
     for _ in range(smoothing):
         grid = pool(F.pad(grid, [2, 2] * dims), 5, stride=1)  # its own padding refuses grids under 5 cells
-    return _upsample(grid[:, :-1] / (grid[:, -1:] + 1e-4), spatial, step)
+    return upsample_steps(grid[:, :-1] / (grid[:, -1:] + 1e-4), spatial, step)
 
 
 def thin_plate_spline(
@@ -68,4 +68,4 @@ def thin_plate_spline(
     axes = [(torch.arange(k, device=x.device) * step - (s - 1) / 2) / scale for k, s in zip(shape, spatial)]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dims).float()
     out = [kernel(part, x.float()) @ weights[:n] + weights[n] + part @ weights[n + 1 :] for part in places.split(max(1, CHUNK // n))]
-    return _upsample(torch.cat(out).T.reshape(1, dims, *shape), spatial, step)
+    return upsample_steps(torch.cat(out).T.reshape(1, dims, *shape), spatial, step)

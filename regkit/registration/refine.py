@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from regkit import ops
+from regkit.features.gradient import gradient
 from regkit.geometry import Affine, Grid
 from regkit.registration.adam import Adam
 from regkit.registration.config import Config, RefineStage
-from regkit.registration.demons import demons_update, gradient
+from regkit.registration.demons import demons_update
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 from regkit.registration.replay import Replayed

@@ -7,9 +7,10 @@ import torch
 
 from regkit import ops, register
 from regkit.errors import UsageError
+from regkit.features.gradient import gradient
 from regkit.geometry import Composite
 from regkit.registration.config import PRESETS, Config, RefineStage
-from regkit.registration.demons import demons_update, force, gradient
+from regkit.registration.demons import demons_update, force
 from tests.ops.cases import randn
 from tests.registration.anatomy import grid_at, make_pair, wave
 

@@ -1,0 +1,58 @@
+"""Similarity-steered CNN regression: the displacement in the middle of a patch, from the patch and maps of likeness (Cao et al. 2017)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CHANNELS = (64, 64, 128, 128, 256, 256, 512, 512)
+POOL_AFTER = 4  # convolutions
+HIDDEN = 512
+
+
+class SimilarityCNN(nn.Module):
+    """The network of Cao et al.: 14,584,323 parameters for two images and four maps.
+
+    Eight 3^3 convolutions without padding, each with a ReLU, one maximum pooling, three fully connected layers; the last one's tanh times
+    `longest` is the displacement. The paper has no size for its patches. With one pooling of 2^3 the features come down to one voxel for 31
+    (pooling after two convolutions), 27 (four), 23 (six) or 19 (eight) voxels; the last holds no displacement of 7 voxels beside what the
+    maps compare.
+
+    maps: likeness of the subject's patch to the middle of the template's, by size of that middle (regkit.ops.similarity_maps).
+    longest: voxels along an axis that the network can tell; the paper's 7 mm.
+
+    The authors train by the squared error, SGD with rate 0.01, halved every 70,000 steps.
+    Source: Cao, Yang, Zhang, Nie, Kim, Wang & Shen, Deformable image registration based on similarity-steered CNN regression, MICCAI 2017.
+    """
+
+    patch = 27  # voxels along an axis
+
+    def __init__(self, maps: int = 4, longest: float = 7.0):
+        super().__init__()
+        if maps < 0 or longest <= 0:
+            raise ValueError(f"maps must be at least 0 and longest above 0, but came as {maps} and {longest}")
+        self.maps, self.longest = maps, longest
+        self.convolve = nn.ModuleList(nn.Conv3d(i, o, 3) for i, o in zip((2 + maps, *CHANNELS[:-1]), CHANNELS))
+        self.connect = nn.ModuleList(nn.Linear(i, o) for i, o in ((CHANNELS[-1], HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 3)))
+        for layer in (*self.convolve, *self.connect):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, template: torch.Tensor, subject: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """The displacement (N, 3) in voxels that leads from the middle of the template's patch to its like in the subject's.
+
+        template, subject: (N, 1, 27, 27, 27), intensities in 0..1, around one place. maps: (N, maps, 27, 27, 27).
+        Raises ValueError for other shapes.
+        """
+        for name, x, channels in (("template", template, 1), ("subject", subject, 1), ("maps", maps, self.maps)):
+            if x.shape[1:] != (channels, *[self.patch] * 3) or len(x) != len(template):
+                raise ValueError(f"{name} must be ({len(template)}, {channels}, 27, 27, 27), but came as {tuple(x.shape)}")
+        x = torch.cat([template, subject, maps], 1)
+        for number, layer in enumerate(self.convolve, start=1):
+            x = F.relu(layer(x))
+            if number == POOL_AFTER:
+                x = F.max_pool3d(x, 2)
+        x = x.flatten(1)
+        for layer in self.connect[:-1]:
+            x = F.relu(layer(x))
+        # In float32 under autocast too: a displacement needs more than 8 bits.
+        return self.longest * torch.tanh(self.connect[-1](x).float())
