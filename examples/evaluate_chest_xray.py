@@ -13,7 +13,8 @@ linearly, the largest wins) and measured:
     s a pair   the masks of an image, which are the same in all its pairs, count in the first one only
 
 Means over the pairs, standard deviations in brackets. Weights of a segmentation-unet are scored by Dice alone. --preset xray adds a
-registration without training, on --preset-pairs of the pairs. --picture FILE.png shows the last weights' worst, median and best pair.
+registration without training, on --preset-pairs of the pairs. --remove-folds smooths a field where it folds, as regkit register does with
+model.remove_folds. --picture FILE.png shows the last weights' worst, median and best pair.
 """
 
 import argparse
@@ -107,16 +108,17 @@ def measure(fixed: Scan, moved: np.ndarray, u: Any, mm: float | None) -> Figures
 
 
 class Network:
-    """Trained weights, and every scan as they see it, prepared once."""
+    """Trained weights, and every scan as they see it, prepared once. unfold: smooth fields where they fold, as `regkit register` does with
+    model.remove_folds."""
 
-    def __init__(self, weights: Path, scans: list[Scan]):
+    def __init__(self, weights: Path, scans: list[Scan], unfold: bool = False):
         from regkit.models.input import prepare
         from regkit.models.predict import Predictor
         from regkit.registration.config import ModelStage
 
         self.predictor = Predictor.load(ModelStage(source=str(weights)))
         self.prepared = {scan.name: prepare(scan.image, None, self.predictor.input) for scan in scans}
-        self.name = self.predictor.name
+        self.name, self.unfold = self.predictor.name, unfold
         network = self.predictor.network
         if hasattr(network, "clean"):  # the mask of an image is the same in all its pairs
             network.clean = _remembered(network.clean)
@@ -128,13 +130,15 @@ class Network:
         from regkit.data.validation import to_scan_grid
         from regkit.models.input import frame
         from regkit.models.predict import View
+        from regkit.registration.folds import remove_folds
 
         prepared = [self.prepared[scan.name] for scan in (fixed, moving)]
         view = View(*prepared, frame(prepared[0], self.predictor.input, self.predictor.network.multiple))
         affine = self.predictor.align(view)
         with torch.no_grad():
             motion = self.predictor.predict(view, affine)
-        return to_scan_grid(motion.displacement, view.frame, fixed.image.grid, moving.image.grid, affine)
+        u = to_scan_grid(motion.displacement, view.frame, fixed.image.grid, moving.image.grid, affine)
+        return remove_folds(u)[0] if self.unfold else u
 
 
 def _remembered(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -279,6 +283,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered pairs only so many")
     parser.add_argument("--preset", metavar="NAME", help="register without training, too")
     parser.add_argument("--preset-pairs", type=int, default=100, metavar="N")
+    parser.add_argument("--remove-folds", action="store_true", help="smooth fields where they fold")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="writes a picture (PNG) of three pairs")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every pair's figures")
@@ -302,10 +307,11 @@ def run(args: argparse.Namespace) -> dict[str, list[Figures]]:
         from regkit.models.weights import load_card
 
         name = str(weights.parent.name or weights)
+        name = str(weights) if name in rows else name
         if load_card(str(weights)).network == "segmentation-unet":
             rows[name] = segmentation(weights, scans)
         else:
-            shown = name, Network(weights, scans)
+            shown = name, Network(weights, scans, args.remove_folds)
             rows[name] = evaluate(shown[1], scans, mm, args.pairs, told)
     if args.picture is not None:
         if shown is None:

@@ -68,6 +68,10 @@ def test_all_stages_then_the_table(scripts, data, tmp_path, capsys):
     assert scripts[0].main([str(g) for g in ["--data", data, "--list", tmp_path / "test.txt", "--json", tmp_path / "t.json", weights]]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())["registration"]
     assert [(row["fixed"], row["moving"]) for row in rows] == [("scan3", "scan4"), ("scan4", "scan3")]
+    capsys.readouterr()
+    twice = ["--data", data, "--list", tmp_path / "test.txt", "--remove-folds", weights, weights]  # of one stage, as of two runs
+    assert scripts[0].main([str(t) for t in twice]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["registration", str(weights)]
 
 
 def test_sets_are_learned_together_and_tested_alone(scripts, data, tmp_path, capsys):
