@@ -89,12 +89,11 @@ def test_dense_correlation(spatial, channels, radius, metric, device):
     assert_same("correlate_dense", by_cuda(function, (a, b)), [r.cpu() for r in reference(function, (a, b))], 2e-5)
 
 
-@pytest.mark.parametrize("save_steps", [False, True])
-@pytest.mark.parametrize("size", [0.1, 1.0, 8.0])
-@pytest.mark.parametrize("spatial", [(60, 61), (11, 10, 37)], ids=str)
+@pytest.mark.parametrize(("size", "save_steps"), [(0.1, False), (1.0, False), (1.0, True), (8.0, False)])
+@pytest.mark.parametrize("spatial", [(60, 61), (10, 9, 27)], ids=str)
 def test_integration_of_small_and_large_velocities(spatial, size, save_steps, device):
     """By size: the first four steps pass in one kernel and every scatter is of a voxel's width; the last scatters reach further; all do."""
-    v = displacement(spatial, dtype=torch.float32, size=size / 4).to(device)
+    v = displacement(spatial, 1, dtype=torch.float32, size=size / 4).to(device)
     function, tensors = (lambda v: ops.integrate_velocity(v, steps=5, save_steps=save_steps)), (v,)
     got = by_cuda(function, tensors)
     want = [r.cpu() for r in reference(function, tensors)]

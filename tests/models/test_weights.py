@@ -16,6 +16,7 @@ from regkit.models import (
     ConditionalLapIRN,
     LabelAutoencoder,
     LapIRN,
+    LDGNet,
     SegmentationUNet,
     VoxelMorph,
     weights,
@@ -30,6 +31,7 @@ OPTIONS = {
     "lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "diffeomorphic": True},
     "conditional-lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "lite": True},
     "voxelmorph": {"variant": "vxm-1", "dims": 2, "int_downsize": 4},
+    "ldgnet": {"enhancement": True, "guidance": False, "dilations": [1, 2], "dims": 2},
     "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
     "ac-regnet": {"channels": [2, 4, 4]},
     "segmentation-unet": {"classes": 3, "channels": 2},
@@ -39,11 +41,13 @@ OPTIONS = {
 
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
-    assert set(NETWORKS.values()) == {LapIRN, ConditionalLapIRN, VoxelMorph, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder}
+    assert set(NETWORKS.values()) == {
+        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder
+    }  # fmt: skip
 
 
 def test_what_a_network_takes():
-    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "attention-fusion", "ac-regnet"]
+    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "ldgnet", "attention-fusion", "ac-regnet"]
     assert reads(SegmentationUNet) == ("image",) and reads(LabelAutoencoder()) == ("labels",)
 
 

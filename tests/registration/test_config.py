@@ -10,7 +10,7 @@ from regkit.registration.toml import override, read_toml, to_toml
 
 
 def test_the_presets_of_the_manual():
-    assert set(PRESETS) == {"ct-lung", "mr-brain", "ct-abdomen", "xray", "multimodal", "generic"}
+    assert set(PRESETS) == {"ct-lung", "mr-brain", "ct-abdomen", "xray", "multimodal", "generic", "demons"}
     assert all(config.preset == name for name, config in PRESETS.items())
     assert PRESETS["generic"] == Config()
 
