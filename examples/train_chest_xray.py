@@ -103,7 +103,7 @@ shrink = 2.0
 """
 SQUARED = """
 loss.shape.total_variation = 0.0
-loss.shape.smoothness = 1.0
+loss.shape.smoothness = {smoothness}
 """
 BEYOND = """
 network.mask = "soft"
@@ -131,10 +131,15 @@ class Stage:
 
 
 def _registration(
-    config: str = "", attention: str | None = "attention", autoencoder: str | None = "autoencoder", steps: int = 5000
+    config: str = "",
+    attention: str | None = "attention",
+    autoencoder: str | None = "autoencoder",
+    steps: int = 5000,
+    smoothness: float = 1.0,
 ) -> Stage:
     """Masks and losses of 128 x 128 pixels around a registration of 64 x 64."""
-    return Stage("attention-fusion", "network.shrink = 2\n" + SQUARED + config + FINE, steps, attention=attention, autoencoder=autoencoder)
+    config = "network.shrink = 2\n" + SQUARED.format(smoothness=smoothness) + config + FINE
+    return Stage("attention-fusion", config, steps, attention=attention, autoencoder=autoencoder)
 
 
 WITHOUT_CONTOUR = "loss.contour = 0.0\n"
@@ -153,7 +158,7 @@ STAGES = {
     "scales-2": _registration("network.scales = 2\n"),
     "scales-3": _registration("network.scales = 3\n"),
     "no-field-attention": _registration("network.attention = false\n"),
-    "best": _registration(BEYOND, autoencoder=None, steps=1500),
+    "best": _registration(BEYOND, autoencoder=None, steps=1200, smoothness=0.5),
 }
 MASKS = ("segmentation-unet", "label-autoencoder")  # networks of one image, which register nothing
 DEFAULT = ("attention", "autoencoder", "registration")
@@ -297,7 +302,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="+", metavar="N", help="labels that count (default: all above 0)")
     parser.add_argument("--stages", nargs="+", default=list(DEFAULT), metavar="STAGE", help=f"default: {' '.join(DEFAULT)}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace those of the registration")
-    parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000, best 1500)")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the registrations' trainings, ablations too (default: 5000, best 1200)")
     parser.add_argument("--mask-steps", type=int, metavar="N", help="of the trainings of attention and auto-encoder (default: 2500, 1500)")
     parser.add_argument("--mm", type=float, metavar="MM", help="size of a pixel of the images")
     parser.add_argument("--pairs", type=int, metavar="N", help="of all ordered test pairs only so many")
