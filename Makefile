@@ -42,7 +42,7 @@ demo: $(READY)
 
 # Kernels in Triton's interpreter and compilers take most of the time, on one core a test: all cores work on several.
 test: $(READY)
-	@$(PY) -m pytest -n auto $(ARGS)
+	@$(PY) -m pytest -n auto --dist worksteal --durations 15 $(ARGS)
 
 bench: $(READY)
 	@$(PY) -m tests.benchmarks $(ARGS)
