@@ -148,6 +148,7 @@ def train(model: str, seed: int, manifest: Path, args: argparse.Namespace) -> li
     import torch
 
     from regkit.commands.console import progress
+    from regkit.geometry import atomic_path
     from regkit.training.registration import measure
     from regkit.training.start import start
 
@@ -168,7 +169,8 @@ def train(model: str, seed: int, manifest: Path, args: argparse.Namespace) -> li
             u = network(pair.fixed.to(device), pair.moving.to(device))
         still = measure(pair, torch.zeros_like(u))["dice"]
         found.append({"pair": f"{pair.fixed_case.name}-{pair.moving_case.name}", "before": still, **measure(pair, u)})
-    scored.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with atomic_path(scored) as draft:
+        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 

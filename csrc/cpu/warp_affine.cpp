@@ -252,23 +252,12 @@ void nearest_row(const Affine<D>& affine, const Row& r, const Element* labels, E
   }
 }
 
-// Calls call(D, index type) as compile-time constants.
-template <class Call>
-void by_dims_and_index(const WarpSizes& s, Call&& call) {
-  const auto by_index = [&](auto dims) {
-    if (s.image_voxels() >= (int64_t(1) << 31)) call(dims, int64_t{});
-    else call(dims, int32_t{});
-  };
-  if (s.dims == 3) by_index(std::integral_constant<int, 3>{});
-  else by_index(std::integral_constant<int, 2>{});
-}
-
 }  // namespace
 
 template <class Stored, class T>
 void warp_affine(const Stored* image, const double* matrix, Stored* out, const WarpSizes& s, int padding, T fill, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
-  by_dims_and_index(s, [&](auto dims, auto index) {
+  for_dims_and_index(s, [&](auto dims, auto index) {
     const auto items = affines<dims.value>(matrix, s);
     for_rows_in_tiles(s, threads, [&] {
       AffineSampler<dims.value, decltype(index), Stored> sampler(image, out, s, static_cast<Padding>(padding), fill);
@@ -280,7 +269,7 @@ void warp_affine(const Stored* image, const double* matrix, Stored* out, const W
 template <class Element>
 void warp_affine_nearest(const Element* labels, const double* matrix, Element* out, const WarpSizes& s, int padding, int threads) {
   advise_large_pages(out, s.batch * s.channels * s.output_voxels());
-  by_dims_and_index(s, [&](auto dims, auto index) {
+  for_dims_and_index(s, [&](auto dims, auto index) {
     const auto items = affines<dims.value>(matrix, s);
     for_rows_in_tiles(s, threads, [&] {
       return [&](const Row& row) { nearest_row<dims.value, decltype(index)>(items[row.b], row, labels, out, s, static_cast<Padding>(padding) == Padding::border); };

@@ -82,17 +82,24 @@ def _cpp(a, b, radius, stride, metric):
     return out.to(a.dtype)
 
 
-def _cpp_backward(grad, a, b, radius, stride, metric, need_a, need_b):
+def _gradients(run, grad, a, b, need_a, need_b) -> tuple[torch.Tensor, torch.Tensor]:
+    """run(grad, own, other, second, gradient) for each map that needs its gradient, `own` being the second where `second`."""
     g, x, y = _inputs(grad, a, b)
     gradients = []
     for own, other, like, second, need in ((x, y, a, False, need_a), (y, x, b, True, need_b)):
         gradient = own.new_empty(own.shape if need else 0)
         if need:
-            launch = native.function("correlate_dense_backward", g.dtype)
-            addresses = (native.address(g), native.address(own), native.address(other), second, native.address(gradient))
-            launch(*addresses, *_arguments(a, radius, stride, metric))
+            run(g, own, other, second, gradient)
         gradients.append(gradient.to(like.dtype))
     return tuple(gradients)
+
+
+def _cpp_backward(grad, a, b, radius, stride, metric, need_a, need_b):
+    def run(g, own, other, second, gradient):
+        addresses = (native.address(g), native.address(own), native.address(other), second, native.address(gradient))
+        native.function("correlate_dense_backward", g.dtype)(*addresses, *_arguments(a, radius, stride, metric))
+
+    return _gradients(run, grad, a, b, need_a, need_b)
 
 
 def _cuda_arguments(a: torch.Tensor, radius: int, metric: int) -> tuple:
@@ -107,27 +114,22 @@ def _cuda(a, b, radius, stride, metric):
 
 
 def _cuda_backward(grad, a, b, radius, stride, metric, need_a, need_b):
-    g, x, y = _inputs(grad, a, b)
-    gradients = []
-    for own, other, like, second, need in ((x, y, a, False, need_a), (y, x, b, True, need_b)):
-        gradient = own.new_empty(own.shape if need else 0)
-        if need:
-            cuda.run("correlate_dense_backward", g, own, other, second, gradient, *_cuda_arguments(own, radius, metric), device=g.device)
-        gradients.append(gradient.to(like.dtype))
-    return tuple(gradients)
+    def run(*tensors_and_second):
+        own = tensors_and_second[1]
+        cuda.run("correlate_dense_backward", *tensors_and_second, *_cuda_arguments(own, radius, metric), device=own.device)
+
+    return _gradients(run, grad, a, b, need_a, need_b)
 
 
 def _on_gpu(op: str, by_cuda):
     """CUDA C++ for what it is compiled for, Triton for strides, float64, large radii and maps without channels."""
-    by_triton, first = triton_kernel("correlate_dense", op), 1 if op.endswith("backward") else 0
 
-    def call(*args):
-        a, b, radius, stride = args[first : first + 4]
+    def serves(*args) -> bool:
+        a, b, radius, stride = args[1:5] if op == "correlate_dense_backward" else args[:4]
         fits = stride == 1 and 1 <= radius <= cuda.extension().correlate_dense_radius
-        serves = fits and a.shape[1] and native.working_dtype(a, b) == torch.float32
-        return (by_cuda if serves else by_triton)(*args)
+        return fits and a.shape[1] > 0 and native.working_dtype(a, b) == torch.float32
 
-    return cuda.kernel(call)
+    return cuda.kernel(by_cuda, triton_kernel("correlate_dense", op), serves)
 
 
 register(

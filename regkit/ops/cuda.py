@@ -38,13 +38,14 @@ def _installed() -> bool:
     return find_spec("regkit._cuda") is not None
 
 
-def kernel(function: Callable) -> Callable:
-    """An op's implementation by CUDA C++ kernels, on the device of its first tensor."""
+def kernel(function: Callable, otherwise: Callable | None = None, serves: Callable[..., bool] = lambda *_: True) -> Callable:
+    """An op's implementation by CUDA C++ kernels, on the device of its first tensor; by `otherwise` (Triton) where serves(*args) says that
+    they are not made for it."""
 
     def call(*args):
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            return function(*args)
+            return (function if serves(*args) else otherwise)(*args)
 
     return call
 

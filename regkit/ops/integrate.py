@@ -115,12 +115,11 @@ def _cpp_backward(grad, velocity, saved, steps):
 
 def _cuda(op: str):
     """CUDA C++ for fields of float32 and halves, Triton for float64."""
-    by_triton, by_cuda = triton_kernel("integrate", op), getattr(integrate_cuda, op)
 
-    def call(*args):
-        return (by_triton if native.working_dtype(args[0]) == torch.float64 else by_cuda)(*args)
+    def serves(first: torch.Tensor, *_) -> bool:
+        return native.working_dtype(first) != torch.float64
 
-    return cuda.kernel(call)
+    return cuda.kernel(getattr(integrate_cuda, op), triton_kernel("integrate", op), serves)
 
 
 register(

@@ -117,14 +117,12 @@ def _or_empty(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
 
 def _cuda(op: str):
     """The op by CUDA C++, or by Triton what those kernels are not made for."""
-    by_triton, by_cuda = triton_kernel("lncc", op), getattr(lncc_cuda, op)
 
-    def call(*args):
+    def serves(*args) -> bool:
         a, b = args[1:3] if op == "lncc_map_backward" else args[:2]
-        window = args[2] if op == "lncc_map" else args[3]
-        return (by_cuda if lncc_cuda.serves(a, b, window) else by_triton)(*args)
+        return lncc_cuda.serves(a, b, args[2] if op == "lncc_map" else args[3])
 
-    return cuda.kernel(call)
+    return cuda.kernel(getattr(lncc_cuda, op), triton_kernel("lncc", op), serves)
 
 
 for op, by_reference, by_cpp in (

@@ -108,13 +108,12 @@ def _cpp_backward(grad, fixed, moving, displacement, weight, window, padding, fi
 
 def _cuda(op: str):
     """The op by CUDA C++, or by Triton what those kernels are not made for."""
-    by_triton, by_cuda = triton_kernel("warp_lncc", op), getattr(warp_lncc_cuda, op)
 
-    def call(*args):
+    def serves(*args) -> bool:
         fixed, moving, displacement, _, window = args[1:6] if op == "warp_lncc_backward" else args[:5]
-        return (by_cuda if warp_lncc_cuda.serves(fixed, moving, displacement, window) else by_triton)(*args)
+        return warp_lncc_cuda.serves(fixed, moving, displacement, window)
 
-    return cuda.kernel(call)
+    return cuda.kernel(getattr(warp_lncc_cuda, op), triton_kernel("warp_lncc", op), serves)
 
 
 for op, by_reference, by_cpp in (

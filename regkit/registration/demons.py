@@ -15,6 +15,7 @@ import torch
 
 from regkit import ops
 from regkit.features.gradient import gradient
+from regkit.registration.smoothing import smoothed
 
 FEW = 1e-6  # squared slope and difference below which there is nothing to follow
 SQUARINGS = 4  # of an update, which is of a voxel or so
@@ -39,9 +40,7 @@ def demons_update(
     difference = fixed - moved if weight is None else (fixed - moved) * weight
     update = ops.smooth(force(difference, 0.5 * (slope + gradient(moved)), step))
     u = ops.compose(u, ops.integrate_velocity(update, steps=SQUARINGS))
-    for _ in range(smoothing):
-        u = ops.smooth(u)
-    return u, difference.square().mean()
+    return smoothed(u, smoothing), difference.square().mean()
 
 
 def force(difference: torch.Tensor, slopes: torch.Tensor, step: float) -> torch.Tensor:

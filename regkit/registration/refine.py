@@ -18,6 +18,7 @@ from regkit.registration.demons import demons_update
 from regkit.registration.prepare import Scan, coverage, level_grid, on_grid
 from regkit.registration.progress import Progress
 from regkit.registration.replay import Replayed
+from regkit.registration.smoothing import smoothed
 
 WEIGHT_EVERY = 10  # iterations between updates of the weight
 SQUARINGS = 6
@@ -102,14 +103,6 @@ def _descent(problem: "_Problem", parameters: torch.Tensor, step: float, smoothi
         return loss.detach()
 
     return descend
-
-
-def smoothed(parameters: torch.Tensor, passes: int) -> torch.Tensor:
-    """The field of the optimiser's parameters: binomial smoothing, which is close to a B-spline and keeps
-    single voxels from running off."""
-    for _ in range(passes):
-        parameters = ops.smooth(parameters)
-    return parameters
 
 
 class _Problem:

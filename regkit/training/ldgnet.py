@@ -1,16 +1,10 @@
 """Training LDGNet: as VoxelMorph is trained (Sun & Du)."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
-from regkit.data.config import Datasets
 from regkit.models.ldgnet import LDGNet
-from regkit.training.registration import RegistrationTask
 from regkit.training.single_stage import SingleStage
-from regkit.training.task import Stage
 from regkit.training.voxelmorph import VoxelMorphLoss, VoxelMorphTask
 
 
@@ -46,12 +40,5 @@ class LDGNetTraining(SingleStage):
 class LDGNetTask(VoxelMorphTask):
     """LDGNet, learning from pairs."""
 
+    kind, made = "ldgnet", LDGNet
     network: LDGNet
-
-    def __init__(self, config: LDGNetTraining, data: Datasets):
-        options = asdict(config.network)
-        RegistrationTask.__init__(self, "ldgnet", LDGNet(**options), options, data, config)
-        self.stages = [Stage("all layers", config.steps)]
-
-    def trained(self, stage: int) -> Iterable[nn.Parameter]:
-        return self.network.parameters()

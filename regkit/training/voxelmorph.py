@@ -63,11 +63,12 @@ class VoxelMorphTraining(SingleStage):
 class VoxelMorphTask(RegistrationTask):
     """VoxelMorph, learning from pairs."""
 
+    kind, made = "voxelmorph", VoxelMorph  # name and class of the network
     network: VoxelMorph
 
     def __init__(self, config: VoxelMorphTraining, data: Datasets):
         options = asdict(config.network)
-        super().__init__("voxelmorph", VoxelMorph(**options), options, data, config)
+        super().__init__(self.kind, self.made(**options), options, data, config)
         self.stages = [Stage("all layers", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:

@@ -1,27 +1,20 @@
 """A whole registration on a GPU: where the CPU's goes, up to rounding; and a step of the refinement in a CUDA graph is the step."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from regkit import register
 from regkit.geometry import Composite
-from regkit.registration.config import PRESETS, EmbeddingStage
+from regkit.registration.config import PRESETS
 from regkit.registration.device import resolve
 from regkit.registration.replay import EAGER, Replayed
 from tests.registration.anatomy import grid_at, make_pair, wave
+from tests.registration.variants import variants
 
 pytestmark = pytest.mark.gpu
 
-GENERIC = PRESETS["generic"]
-CASES = {
-    "generic": GENERIC,
-    "thin-plate spline": replace(GENERIC, embedding=EmbeddingStage(densify="tps")),
-    "diffeomorphic": replace(GENERIC, embedding=EmbeddingStage(enabled=False), refine=replace(GENERIC.refine, diffeomorphic=True)),
-    "mind": replace(GENERIC, refine=replace(GENERIC.refine, similarity="mind")),
-}
+CASES = variants(PRESETS["generic"])
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,9 +11,10 @@ from torch.overrides import TorchFunctionMode
 from regkit import register
 from regkit.errors import UsageError
 from regkit.geometry import Composite, Image
-from regkit.registration.config import PRESETS, AffineStage, EmbeddingStage
+from regkit.registration.config import PRESETS, AffineStage
 from regkit.registration.device import resolve
 from tests.registration.anatomy import grid_at, make_pair, wave
+from tests.registration.variants import variants
 
 MAKERS = {getattr(torch, name) for name in ("zeros", "ones", "empty", "full", "eye", "arange", "linspace", "tensor", "as_tensor", "rand")}
 ON_THE_CPU = {"regkit.registration.affine"}  # small problems that stay there
@@ -47,12 +48,7 @@ SMALL = replace(
     affine=AffineStage(voxels=(4000,), iterations=(4,)),
     refine=replace(PRESETS["generic"].refine, iterations=(2, 2, 12)),
 )
-CASES = {
-    "generic": SMALL,
-    "thin-plate spline": replace(SMALL, embedding=EmbeddingStage(densify="tps")),
-    "diffeomorphic": replace(SMALL, embedding=EmbeddingStage(enabled=False), refine=replace(SMALL.refine, diffeomorphic=True)),
-    "mind": replace(SMALL, refine=replace(SMALL.refine, similarity="mind")),
-}
+CASES = variants(SMALL)
 
 
 @pytest.mark.parametrize("name", CASES)
