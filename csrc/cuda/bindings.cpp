@@ -8,6 +8,7 @@
 #include "cuda/correlate_dense.h"
 #include "cuda/integrate.h"
 #include "cuda/lncc.h"
+#include "cuda/search.h"
 #include "cuda/warp.h"
 
 #ifndef REGKIT_MODULE
@@ -108,6 +109,30 @@ void define_integrate(py::module_& m) {
   }, Release());
 }
 
+using SearchOptions = std::array<int, 5>;  // radius, stride, patch radius, patch stride, metric
+
+SearchCall search_call(Address fixed, Address moving, int stored, Address keypoints, Address centers, int dims, std::array<int64_t, 3> counts, const Size3& fixed_size, const Size3& moving_size, const SearchOptions& o) {
+  return {at<void>(fixed), at<void>(moving), static_cast<StoredAs>(stored), at<int64_t>(keypoints), at<int64_t>(centers), dims, counts[0], counts[1], counts[2],
+          {fixed_size[0], fixed_size[1], fixed_size[2]}, {moving_size[0], moving_size[1], moving_size[2]}, o[0], o[1], o[2], o[3], static_cast<regkit::Metric>(o[4])};
+}
+
+void define_search(py::module_& m) {
+  m.attr("search_most_patch") = kMostPatch;
+  m.attr("search_most_embedded_patch") = kMostEmbeddedPatch;
+  m.def("search_map", [](Address fixed, Address moving, int stored, Address keypoints, Address centers, int dims, std::array<int64_t, 3> counts, Size3 fixed_size, Size3 moving_size, SearchOptions options, Address out, int as, Stream stream) {
+    search_map(search_call(fixed, moving, stored, keypoints, centers, dims, counts, fixed_size, moving_size, options), at<void>(out), static_cast<StoredAs>(as), stream);
+  }, Release());
+  m.def("search_expected", [](Address fixed, Address moving, int stored, Address keypoints, Address centers, int dims, std::array<int64_t, 3> counts, Size3 fixed_size, Size3 moving_size, SearchOptions options, double sharpness, Address displacement, Address logsumexp, Stream stream) {
+    search_expected(search_call(fixed, moving, stored, keypoints, centers, dims, counts, fixed_size, moving_size, options), static_cast<float>(sharpness), at<float>(displacement), at<float>(logsumexp), stream);
+  }, Release());
+  m.def("search_best", [](Address fixed, Address moving, int stored, Address keypoints, Address centers, int dims, std::array<int64_t, 3> counts, Size3 fixed_size, Size3 moving_size, SearchOptions options, Address displacement, Stream stream) {
+    search_best(search_call(fixed, moving, stored, keypoints, centers, dims, counts, fixed_size, moving_size, options), at<float>(displacement), stream);
+  }, Release());
+  m.def("search_embed", [](Address fixed, Address moving, int stored, Address keypoints, Address centers, int dims, std::array<int64_t, 3> counts, Size3 fixed_size, Size3 moving_size, SearchOptions options, Address basis, int64_t columns, int64_t shares, Address out, Stream stream) {
+    search_embed(search_call(fixed, moving, stored, keypoints, centers, dims, counts, fixed_size, moving_size, options), at<float>(basis), columns, shares, at<float>(out), stream);
+  }, Release());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(REGKIT_MODULE, m) {
@@ -122,4 +147,5 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_lncc(m);
   define_integrate(m);
   define_correlate_dense(m);
+  define_search(m);
 }

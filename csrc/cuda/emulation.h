@@ -177,6 +177,28 @@ T shuffle(T value, int from) {
   return value;
 }
 
+// A float32 without the 13 bits that tensor cores do not look at.
+inline float upper_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits &= 0xffffe000u;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// What mma.m16n8k8 computes of tf32 factors; lanes hold what cuda/tensor_cores.h says.
+inline void multiply_add(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
+  Block& block = *Block::current;
+  const float factors[6] = {upper_bits(a[0]), upper_bits(a[1]), upper_bits(a[2]), upper_bits(a[3]), upper_bits(b[0]), upper_bits(b[1])};
+  block.slot(block.lane()) = reinterpret_cast<uint64_t>(factors);
+  block.wait(kWarpBarrier + 2);
+  const auto of = [&](int lane, int n) { return reinterpret_cast<const float*>(block.slot(lane))[n]; };
+  const int g = block.lane() / 4, t = block.lane() % 4;
+  for (int n = 0; n < 4; ++n)
+    for (int k = 0; k < 8; ++k) c[n] += of(g * 4 + k % 4, n / 2 + k / 4 * 2) * of((2 * t + n % 2) * 4 + k % 4, 4 + k / 4);
+  block.wait(kWarpBarrier + 3);
+}
+
 }  // namespace regkit::emulation
 
 template <class T>

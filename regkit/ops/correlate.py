@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import search
+from regkit.ops import search, search_cuda
 from regkit.ops.backends import register, triton_kernel
 
 
@@ -80,9 +80,14 @@ def _cpp_backward(grad, fixed, moving, keypoints, centers, *options_and_needs):
     return search.results(gradients, fixed, moving)
 
 
-register("correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp, triton=triton_kernel("correlate", "correlate_keypoints"))
+register(
+    "correlate_keypoints", reference=reference.correlate_keypoints, cpp=_cpp,
+    cuda=search_cuda.kernel(search_cuda.correlate_keypoints, "correlate"),
+    triton=triton_kernel("correlate", "correlate_keypoints"),
+)  # fmt: skip
 register(
     "correlate_keypoints_backward", reference=reference.correlate_keypoints_backward, cpp=_cpp_backward,
+    cuda=triton_kernel("correlate", "correlate_keypoints_backward"),
     triton=triton_kernel("correlate", "correlate_keypoints_backward"),
 )  # fmt: skip
 

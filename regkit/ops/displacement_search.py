@@ -5,7 +5,7 @@ import math
 import torch
 
 from regkit import reference
-from regkit.ops import native, search
+from regkit.ops import native, search, search_cuda
 from regkit.ops.backends import register, triton_kernel
 
 
@@ -133,14 +133,17 @@ def _cpp_best(fixed, moving, keypoints, centers, *options):
 
 register(
     "expected_displacement", reference=reference.expected_displacement, cpp=_cpp,
+    cuda=search_cuda.kernel(search_cuda.expected_displacement, "displacement_search"),
     triton=triton_kernel("displacement_search", "expected_displacement"),
 )  # fmt: skip
 register(
     "expected_displacement_backward", reference=reference.expected_displacement_backward, cpp=_cpp_backward,
+    cuda=triton_kernel("displacement_search", "expected_displacement_backward"),
     triton=triton_kernel("displacement_search", "expected_displacement_backward"),
 )  # fmt: skip
 register(
     "best_displacement", reference=reference.best_displacement, cpp=_cpp_best,
+    cuda=search_cuda.kernel(search_cuda.best_displacement, "displacement_search"),
     triton=triton_kernel("displacement_search", "best_displacement"),
 )  # fmt: skip
 

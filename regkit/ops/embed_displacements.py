@@ -3,7 +3,7 @@
 import torch
 
 from regkit import reference
-from regkit.ops import check, native, search
+from regkit.ops import check, native, search, search_cuda
 from regkit.ops.backends import register, triton_kernel
 
 
@@ -90,10 +90,12 @@ def _cpp_backward(grad, fixed, moving, keypoints, centers, basis, *options_and_n
 
 register(
     "embed_displacements", reference=reference.embed_displacements, cpp=_cpp,
+    cuda=search_cuda.kernel(search_cuda.embed_displacements, "embed_displacements", "search_most_embedded_patch", 4),
     triton=triton_kernel("embed_displacements", "embed_displacements"),
 )  # fmt: skip
 register(
     "embed_displacements_backward", reference=reference.embed_displacements_backward, cpp=_cpp_backward,
+    cuda=triton_kernel("embed_displacements", "embed_displacements_backward"),
     triton=triton_kernel("embed_displacements", "embed_displacements_backward"),
 )  # fmt: skip
 

@@ -13,7 +13,8 @@ from regkit import ops
 from tests.ops.cases import NAMES, assert_same, cases, displacement, randn, reference, value_and_gradients
 from tests.ops.compare import assert_close
 
-TRITONS = ["correlate_dense ssd"]  # a stride
+# A stride; and ops whose gradients are Triton's: test_search.py.
+TRITONS = ["correlate_dense ssd", "correlate_keypoints", "expected_displacement", "embed_displacements"]
 CUDA = [name for name in NAMES if "cuda" in ops.backends._implementations[name.split()[0]] and name not in TRITONS]
 SHAPES = {2: (19, 70), 3: (4, 11, 67)}  # a tile is 8 x 64 voxels of a plane
 ODD_SHAPES = [(1, 1), (1, 5), (3, 64), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 65)]

@@ -42,6 +42,12 @@ CEILINGS = {
         r"forward": Ceiling(128, 3, 64, "108 sums in registers, which three loads from shared memory feed with 36 numbers each"),
         r"backward": Ceiling(128, 3, 0, "36 weights and 32 sums in registers"),
     },
+    "search.cu": {
+        r"map|expected|best": Ceiling(256, 3, 64, "gathers in flight: 24 warps; what spills is used once a run of displacements"),
+    },
+    "embed.cu": {
+        r"embed": Ceiling(256, 2, 16, "32 sums of the tensor cores, and two blocks: one gathers while the other multiplies"),
+    },
     "integrate.cu": {
         r"first_steps<3>": Ceiling(
             1024, 1, 64, "a tile fills shared memory: one block, whose threads each keep 8 voxels for the next step"
