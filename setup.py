@@ -11,6 +11,7 @@ regkit._cuda needs nvcc (of CUDA_HOME, on PATH, or in /usr/local/cuda) at build 
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -133,9 +134,24 @@ def cuda_extension(compiler: str) -> Pybind11Extension:
 
 
 def outdated(obj: str, source: str) -> bool:
-    """Whether an object is older than its source, than any header that it may include, or than the flags in this file."""
-    headers = CUDA_HEADERS if source.startswith("csrc/cuda/") else HEADERS
-    return os.path.getmtime(obj) < max(os.path.getmtime(path) for path in (source, __file__, *headers))
+    """Whether an object is older than its source or a header of ours that this includes. (Other flags make another folder of objects.)"""
+    return os.path.getmtime(obj) < max(map(os.path.getmtime, with_headers(source)))
+
+
+def with_headers(source: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """A file and what it includes from csrc, and so on."""
+    if source in seen:
+        return seen
+    seen |= {source}
+    with open(source, encoding="utf-8") as file:
+        names = re.findall(r'^\s*#include "(.+)"', file.read(), re.MULTILINE)
+    for name in names:
+        places = (os.path.normpath(os.path.join(folder, name)) for folder in ("csrc", os.path.dirname(source)))
+        for place in places:
+            if os.path.exists(place):
+                seen = with_headers(place, seen)
+                break
+    return seen
 
 
 def extension(instruction_set: str, flags: list[str]) -> Pybind11Extension:

@@ -26,6 +26,7 @@
 #include "cpu/warp.h"
 #include "cpu/warp_affine.h"
 #include "cpu/warp_lncc.h"
+#include "cpu/warp_ssd.h"
 
 namespace py = pybind11;
 using namespace regkit;
@@ -132,6 +133,14 @@ void define_warp_lncc(py::module_& m, const std::string& type) {
   m.def(("warp_lncc_" + type).c_str(), [](Address fixed, Address moving, Address u, Address weight, Address gradient, Address total, double scale, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, Size3 window, int padding, double fill, double eps, int threads) {
     warp_lncc<T>({at<T>(fixed), at<T>(moving), at<T>(u), at<T>(weight), at<T>(gradient), at<double>(total), static_cast<T>(scale), warp_sizes(dims, batch, channels, in, of),
                   {window[0], window[1], window[2]}, padding, static_cast<T>(fill), static_cast<T>(eps)}, threads);
+  }, Release());
+}
+
+template <class Stored>
+void define_warp_ssd(py::module_& m, const std::string& type) {
+  using T = arithmetic<Stored>;
+  m.def(("warp_ssd_" + type).c_str(), [](Address fixed, Address moving, Address u, Address weight, Address gradient, Address total, double scale, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, int threads) {
+    warp_ssd<Stored>({at<Stored>(fixed), at<Stored>(moving), at<T>(u), at<T>(weight), at<T>(gradient), at<double>(total), static_cast<T>(scale), warp_sizes(dims, batch, channels, in, of), padding, static_cast<T>(fill)}, threads);
   }, Release());
 }
 
@@ -309,6 +318,10 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_lncc<double>(m, "float64");
   define_warp_lncc<float>(m, "float32");
   define_warp_lncc<double>(m, "float64");
+  define_warp_ssd<float>(m, "float32");
+  define_warp_ssd<double>(m, "float64");
+  define_warp_ssd<float16>(m, "float16");
+  define_warp_ssd<bfloat16>(m, "bfloat16");
   define_search<float>(m, "float32");
   define_search<double>(m, "float64");
   define_search<float16>(m, "float16");

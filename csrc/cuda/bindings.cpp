@@ -10,6 +10,7 @@
 #include "cuda/lncc.h"
 #include "cuda/search.h"
 #include "cuda/warp.h"
+#include "cuda/warp_ssd.h"
 
 #ifndef REGKIT_MODULE
 #define REGKIT_MODULE _cuda
@@ -47,6 +48,13 @@ void define_warp(py::module_& m, const std::string& type) {
   }, Release());
   m.def(("warp_grad_image_fixed_" + type).c_str(), [](Address grad, Address u, Address unit, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
     warp_grad_image_fixed(at<Stored>(grad), at<T>(u), at<double>(unit), at<int64_t>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+  }, Release());
+}
+
+void define_warp_ssd(py::module_& m) {
+  m.def("warp_ssd_blocks", [](int dims, int64_t batch, int64_t channels, Size3 in, Size3 of) { return warp_ssd_blocks(warp_sizes(dims, batch, channels, in, of)); });
+  m.def("warp_ssd", [](Address fixed, Address moving, int stored, Address u, Address weight, Address scale, Address gradient, Address partials, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, double fill, Stream stream) {
+    warp_ssd({at<void>(fixed), at<void>(moving), static_cast<StoredAs>(stored), at<float>(u), at<float>(weight), at<float>(scale), at<float>(gradient), at<float>(partials), warp_sizes(dims, batch, channels, in, of), padding, static_cast<float>(fill)}, stream);
   }, Release());
 }
 
@@ -144,6 +152,7 @@ PYBIND11_MODULE(REGKIT_MODULE, m) {
   define_warp_nearest<uint16_t>(m, "16");
   define_warp_nearest<uint32_t>(m, "32");
   define_warp_nearest<uint64_t>(m, "64");
+  define_warp_ssd(m);
   define_lncc(m);
   define_integrate(m);
   define_correlate_dense(m);

@@ -162,6 +162,7 @@ def self_test() -> list[Finding]:
         "warp_affine": lambda: torch.cat(ops.warp_affine(image, matrix, labels=labels), 1),
         "lncc": lambda: ops.lncc(image, other, window=5),
         "warp_lncc": lambda: ops.warp_lncc(image.detach(), other.detach(), u, window=5),
+        "warp_ssd": lambda: ops.warp_ssd(image.detach(), other.detach(), u),
         "compose": lambda: ops.compose(u, v),
         "integrate_velocity": lambda: ops.integrate_velocity(u),
         "invert": lambda: ops.invert(0.2 * u),

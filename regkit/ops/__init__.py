@@ -25,6 +25,7 @@ from regkit.ops.warp import warp
 from regkit.ops.warp_affine import warp_affine
 from regkit.ops.warp_labels import warp_labels
 from regkit.ops.warp_lncc import warp_lncc
+from regkit.ops.warp_ssd import warp_ssd
 
 __all__ = [
     "JacobianSummary",
@@ -52,4 +53,5 @@ __all__ = [
     "warp_affine",
     "warp_labels",
     "warp_lncc",
+    "warp_ssd",
 ]

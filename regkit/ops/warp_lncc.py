@@ -6,7 +6,7 @@ from regkit import reference
 from regkit.ops import check, cuda, native, warp_lncc_cuda
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.chained import chained
-from regkit.ops.warp import PADDINGS
+from regkit.ops.warped import checked
 
 
 def warp_lncc(
@@ -34,29 +34,9 @@ def warp_lncc(
     Source: Avants et al. 2008. Raises ValueError for shapes and options, TypeError for dtypes and where fixed, moving or weight require a
     gradient.
     """
-    dims = check.displacement(displacement)
-    check.image(fixed, "fixed", dims)
-    check.image(moving, "moving", dims)
-    for name, x in (("fixed", fixed), ("moving", moving)):
-        check.floating(x, name)
-    check.same("batch size", fixed=fixed.shape[0], moving=moving.shape[0], displacement=displacement.shape[0])
-    check.same("channels", fixed=fixed.shape[1], moving=moving.shape[1])
-    check.same("spatial sizes", fixed=tuple(fixed.shape[2:]), displacement=tuple(displacement.shape[2:]))
-    check.same("device", fixed=fixed.device, moving=moving.device, displacement=displacement.device)
+    pad = checked("warp_lncc", "lncc(fixed, warp(moving, displacement))", fixed, moving, displacement, weight, padding)
     check.odd_window(window)
-    pad = check.choice(padding, "padding", PADDINGS)
-    if min(moving.shape[2:]) == 0 and displacement.numel():
-        raise ValueError(f"moving must have at least one voxel on every axis, but came as {tuple(moving.shape)}")
-    if weight is not None:
-        check.same("shapes", weight=tuple(weight.shape), **{"one channel of fixed": (fixed.shape[0], 1, *fixed.shape[2:])})
-    differentiate = torch.is_grad_enabled()
-    for name, x in (("fixed", fixed), ("moving", moving), ("weight", weight)):
-        if differentiate and x is not None and x.requires_grad:
-            raise TypeError(
-                f"{name} requires a gradient, but warp_lncc is differentiable by the displacement only: "
-                f"detach it, or use lncc(fixed, warp(moving, displacement))"
-            )
-    need_gradient = differentiate and displacement.requires_grad and not recompute
+    need_gradient = torch.is_grad_enabled() and displacement.requires_grad and not recompute
     return torch.ops.regkit.warp_lncc(fixed, moving, displacement, weight, window, pad, fill, eps, need_gradient)[0]
 
 

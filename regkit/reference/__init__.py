@@ -26,6 +26,7 @@ from regkit.reference.warp import warp, warp_backward, warp_nearest
 from regkit.reference.warp_affine import warp_affine, warp_affine_nearest
 from regkit.reference.warp_labels import warp_labels
 from regkit.reference.warp_lncc import warp_lncc, warp_lncc_backward
+from regkit.reference.warp_ssd import warp_ssd
 
 __all__ = [
     "bending_energy",
@@ -66,4 +67,5 @@ __all__ = [
     "warp_lncc",
     "warp_lncc_backward",
     "warp_nearest",
+    "warp_ssd",
 ]

@@ -113,11 +113,11 @@ class _Problem:
         self.fixed, self.moving = on_grid(fixed, grid), on_grid(moving, grid, affine)
         self.mind, self.diffeomorphic = stage.similarity == "mind", stage.diffeomorphic
         if self.mind:
-            self.fixed, self.moving = ops.mind_ssc(self.fixed), ops.mind_ssc(self.moving)
+            self.fixed, self.moving = (ops.mind_ssc(x, dtype=torch.float16) for x in (self.fixed, self.moving))
         weigh = config.use_masks == "weight"
         self.fixed_weight, self.moving_weight = coverage(fixed, grid, None, weigh), coverage(moving, grid, affine, weigh)
         # One tensor that is written to anew: what is recorded of a step reads it where it was.
-        self.weight = self.fixed_weight if self.moving_weight is None else self.fixed.new_ones(1, 1, *grid.shape)
+        self.weight = self.fixed_weight if self.moving_weight is None else torch.ones(1, 1, *grid.shape, device=self.fixed.device)
         self.window, self.smoothness = stage.window[level], stage.smoothness[level]
         self.eps = stage.noise**2 * self.window**grid.ndim
 
@@ -134,8 +134,7 @@ class _Problem:
     def loss(self, field: torch.Tensor) -> torch.Tensor:
         u = exponential(field) if self.diffeomorphic else field
         if self.mind:
-            difference = (ops.warp(self.moving, u, padding="border") - self.fixed).square().mean(1, keepdim=True)
-            similarity = difference.mean() if self.weight is None else (difference * self.weight).sum() / self.weight.sum()
+            similarity = ops.warp_ssd(self.fixed, self.moving, u, weight=self.weight, padding="border")
         else:
             options = {"window": self.window, "weight": self.weight, "padding": "border", "eps": self.eps}
             similarity = 1 - ops.warp_lncc(self.fixed, self.moving, u, **options)

@@ -29,6 +29,7 @@ DECLARED = {
     "warp_float32": Declared("warp.cu", "forward 12 + 8C (u, image, out)", 20),
     "warp_grad_displacement_float32": Declared("warp.cu", "by u 24 + 8C (u, gradient, image, out)", 32),
     "warp_grad_image_float32": Declared("warp_grad_image.cu", "u 12 and gradient 4C in, 4C of sums out", 20),
+    "warp_ssd": Declared("warp_ssd.cu", "24 + 2sC (u, fixed, moving, gradient)", 32),
     "lncc_windows": Declared("lncc.cu", "windows read 8 and write 3 adjoints, 12", 20),
     "lncc_gradient": Declared("lncc.cu", "the gradient reads those and the images, 20, and\n// writes 4", 24),
     "integrate_first_steps": Declared("integrate.cu", "The first four steps in one pass 24 too", 24),
@@ -60,6 +61,7 @@ def test_arrays_are_what_headers_declare(device, moved):
     u = (0.1 * displacement(SHAPE, dtype=torch.float32)).to(device).requires_grad_()
     with ops.backend("cuda"):
         ops.warp(a, u).sum().backward()
+        ops.warp_ssd(a.detach(), b.detach(), u).backward()
         ops.lncc(a, b.detach(), window=5).backward()
         ops.correlate_dense(a, b, radius=1).sum().backward()
         scatter = moved["warp_grad_image_float32"].copy()

@@ -21,7 +21,7 @@ ODD_SHAPES = [(1, 1), (1, 5), (3, 64), (1, 1, 1), (5, 1, 3), (4, 3, 1), (2, 2, 6
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 # The others are Triton's.
 SINGLE = [torch.float32, torch.float16, torch.bfloat16]
-DTYPES = {"warp_lncc": [torch.float32], "lncc": SINGLE, "integrate_velocity": SINGLE, "correlate_dense": SINGLE}
+DTYPES = {"warp_lncc": [torch.float32], "warp_ssd": SINGLE, "lncc": SINGLE, "integrate_velocity": SINGLE, "correlate_dense": SINGLE}
 FOLLOWS = [(name, dtype) for name in CUDA for dtype in DTYPES.get(name.split()[0], TOLERANCE)]
 
 

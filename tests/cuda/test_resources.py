@@ -34,6 +34,9 @@ CEILINGS = {
         r"forward|nearest": Ceiling(256, 3, 0, "bound by memory: 24 warps with 2 voxels a thread cover its latency"),
         r"grad_displacement": Ceiling(256, 3, 0, "as forward; the slopes of a voxel are sums in registers"),
     },
+    "warp_ssd.cu": {
+        r"squares": Ceiling(256, 3, 32, "as the warp, with both images' loads in flight"),
+    },
     "warp_grad_image.cu": {
         r"scatter<.*double, double>": Ceiling(256, 2, 0, "float64 is for checks, not for speed"),
         r"scatter": Ceiling(256, 3, 0, "atomics in flight: 24 warps, with 37 KB of shared memory a block"),

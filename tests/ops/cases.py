@@ -73,6 +73,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "warp_lncc recomputed": Case(
             lambda u: ops.warp_lncc(a.to(u), b.to(u), u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)
         ),
+        "warp_ssd": Case(lambda u: ops.warp_ssd(a.to(u), odd.to(u), u, fill=0.3), (u,)),
+        "warp_ssd weighted": Case(lambda u: ops.warp_ssd(a.to(u), b.to(u), u, weight=weight.to(u), padding="border"), (u,)),
         "compose": Case(ops.compose, (u, v)),
         "integrate_velocity": Case(lambda u: ops.integrate_velocity(u, steps=3), (u,)),
         "integrate_velocity saving": Case(lambda u: ops.integrate_velocity(u, steps=2, save_steps=True), (u,)),

@@ -141,6 +141,7 @@ def _calls() -> dict[str, tuple]:
         "lncc_map_backward": (b, a.detach(), b, 5, 1e-5, False, True),
         "warp_lncc": (a.detach(), b, u.detach().requires_grad_(), b[:, :1].abs(), 5, 1, 0.0, 1e-5, True),
         "warp_lncc_backward": (torch.tensor(0.5), a.detach(), b, u.detach(), None, 5, 0, 0.5, 1e-5),
+        "warp_ssd": (a.detach(), b, u.detach().requires_grad_(), b[:, :1].abs(), 1, 0.0, True),
         "compose": (u, v.requires_grad_()),
         "compose_backward": (v.detach(), u.detach(), v.detach(), True, True),
         "integrate_velocity": (u.requires_grad_(), 3, True),

@@ -15,6 +15,7 @@ TWO_OPS, COMPOSITE = "regkit's two ops", "grid_sample + separable conv"
 FUSED_LNCC, FIREANTS = "fused-lncc", "FireANTs"
 CONVOLUTION = "grouped conv"
 GPU = ("cuda",)
+CHANNELS = 12  # of mind_ssc in 3-D
 
 
 def peers_of(window: int) -> dict[str, Peer]:
@@ -63,6 +64,13 @@ LNCC = OpCase(
 )
 
 
+def features_warped_to_others(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Descriptors as mind_ssc gives them, from 0 to 1."""
+    shape = size.batch, CHANNELS, *size.spatial
+    fixed, moving = (torch.rand(shape, generator=generator).half() for _ in range(2))
+    return {"fixed": fixed, "moving": moving, "u": inputs.displacement(size, generator)}
+
+
 def image_warped_to_another(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {"fixed": inputs.image(size, generator), "moving": inputs.image(size, generator), "u": inputs.displacement(size, generator)}
 
@@ -88,9 +96,37 @@ WARP_LNCC = OpCase(
     targets={TWO_OPS: 1.3},
     memory_target=5,  # the gradient is three
 )
+
+
+def two_ops_squared(fixed, moving, u):
+    return (ops.warp(moving, u) - fixed).square().mean()
+
+
 CASES = [
     LNCC,
     WARP_LNCC,
+    OpCase(
+        name=f"warp_ssd {CHANNELS} channels of float16, forward+backward",
+        op="warp_ssd",
+        inputs=features_warped_to_others,
+        gradient=("u",),
+        regkit=lambda fixed, moving, u: ops.warp_ssd(fixed, moving, u),
+        peers={
+            TWO_OPS: Peer(lambda fixed, moving, u: two_ops_squared(fixed.float(), moving.float(), u)),
+            "grid_sample in float32": Peer(
+                lambda fixed, moving, u, identity: (grid_sample.warp(moving.float(), u, identity) - fixed.float()).square().mean(),
+                prepare=grid_sample.with_identity,
+                compile=True,
+            ),
+        },
+        units=lambda size: size.voxels,
+        bytes_per_unit=lambda size: 4 * CHANNELS + 8 * size.dims,  # two images, displacement, its gradient
+        flops_per_unit=lambda size: 45 * CHANNELS if size.dims == 3 else 25 * CHANNELS,
+        tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
+        targets={TWO_OPS: 2},
+        dims=(3,),
+        sizes=("small",),
+    ),
     replace(
         WARP_LNCC,
         name=f"warp_lncc window {WINDOW} forward+backward, recomputed",
