@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from regkit.errors import InputError
-from regkit.geometry import Points
-from regkit.metrics import tre, tre_summary
+from regkit.geometry import Grid, Points
+from regkit.metrics import tre, tre_snapped, tre_summary
 
 
 def test_tre_is_the_distance_of_each_pair():
@@ -22,3 +22,9 @@ def test_summary():
 def test_lists_must_match():
     with pytest.raises(InputError, match=r"\(2, 3\) and \(3, 3\)"):
         tre(np.zeros((2, 3)), np.zeros((3, 3)))
+
+
+def test_snapped_to_the_targets_voxels():
+    grid = Grid.from_spacing((10, 10, 10), (1.0, 1.0, 2.5))
+    errors = tre_snapped([[1.4, 2.6, 5.1], [3.5, 0.0, 6.3]], [[1.0, 3.0, 5.0], [3.0, 0.0, 7.5]], grid)
+    assert errors.tolist() == pytest.approx([0.0, 1.0])  # halves round up
