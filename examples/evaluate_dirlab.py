@@ -10,8 +10,8 @@ not there are left out, and the table says how many there were. Masks of the lun
 read from --masks MASKS/{4dct,copd}-N_{inhale,exhale}.nii.gz.
 
 Errors are of the 300 landmarks a case that were given out, pooled over the cases: mean (standard deviation) in mm, once continuous and once
-with the mapped landmark put on the nearest voxel of the moving scan, as DIR-Lab's site, GraphRegNet and pTVreg count. The fixed scan is that
-of inhaling unless --fixed says otherwise: papers differ.
+with the mapped landmark put on the nearest voxel of the moving scan, as DIR-Lab's site, GraphRegNet and pTVreg count. The fixed scan is
+that of inhaling unless --fixed says otherwise: papers differ.
 """
 
 import argparse
