@@ -51,7 +51,9 @@ class EmbeddingStage:
     mind_radius: int = 1
     mind_dilation: int = 1
     dimensions: int = 256
-    """Of the PCA embedding, fitted on this pair's cost volumes."""
+    """Of the PCA embedding; 0: none, cost volumes are diffused and decoded as they are."""
+    basis: str | None = None
+    """A file with directions that were fitted over many pairs (regkit.registration.basis); by default they are fitted on this pair."""
     neighbours: int = 7
     """Of each keypoint in the graph."""
     diffusion: float = 0.5

@@ -10,6 +10,7 @@ import torch
 from regkit import ops
 from regkit.errors import InputError
 from regkit.features import foerstner_keypoints, laplacian_system, neighbour_graph
+from regkit.registration.basis import load_basis
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.densify import splat, thin_plate_spline
 
@@ -49,13 +50,21 @@ def displacements(reach: int, dims: int, device: torch.device | str = "cpu") -> 
 
 def decode(cost: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage, dims: int) -> torch.Tensor:
     """(N, D) displacements in voxels from the cost volumes: embedding, diffusion, soft-min."""
-    mean, basis = pca(cost, stage.dimensions)
-    embedding = (cost - mean) @ basis
-    if stage.diffusion > 0:
-        system = laplacian_system(neighbour_graph(keypoints, stage.neighbours), stage.diffusion)
-        embedding = torch.cholesky_solve(embedding, torch.linalg.cholesky(system))
-    smooth = torch.addmm(mean, embedding, basis.T)
+    if stage.dimensions == 0:
+        smooth = _diffused(cost, keypoints, stage)
+    else:
+        fitted = pca(cost, stage.dimensions) if stage.basis is None else load_basis(stage.basis).of(stage, dims)
+        mean, basis = (x.to(cost.device) for x in fitted)
+        smooth = torch.addmm(mean, _diffused((cost - mean) @ basis, keypoints, stage), basis.T)
     return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims, cost.device) * stage.stride
+
+
+def _diffused(values: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:
+    """(N, V): values that neighbours in the keypoints' graph have come to agree on."""
+    if stage.diffusion == 0:
+        return values
+    system = laplacian_system(neighbour_graph(keypoints, stage.neighbours), stage.diffusion)
+    return torch.cholesky_solve(values, torch.linalg.cholesky(system))
 
 
 def embed(
