@@ -47,6 +47,11 @@ void define_warp(py::module_& m, const std::string& type) {
   m.def(("warp_grad_image_fixed_" + type).c_str(), [](Address grad, Address u, Address unit, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
     warp_grad_image_fixed(at<Stored>(grad), at<T>(u), at<double>(unit), at<int64_t>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
   }, Release());
+  if constexpr (std::is_same_v<T, float>) {
+    m.def(("warp_grad_image_last_" + type).c_str(), [](Address grad, bool grad_last, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
+      warp_grad_image_last(at<Stored>(grad), grad_last, at<float>(u), at<float>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+    }, Release());
+  }
 }
 
 template <class Element>

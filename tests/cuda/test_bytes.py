@@ -29,6 +29,7 @@ DECLARED = {
     "warp_float32": Declared("warp.cu", "forward 12 + 8C (u, image, out)", 20),
     "warp_grad_displacement_float32": Declared("warp.cu", "by u 24 + 8C (u, gradient, image, out)", 32),
     "warp_grad_image_float32": Declared("warp_grad_image.cu", "u 12 and gradient 4C in, 4C of sums out", 20),
+    "warp_grad_image_last_float32": Declared("warp_grad_image_last.cu", "u 12 and gradient 4C in, 4C of sums out", 44),  # four channels
     "lncc_windows": Declared("lncc.cu", "windows read 8 and write 3 adjoints, 12", 20),
     "lncc_gradient": Declared("lncc.cu", "the gradient reads those and the images, 20, and\n// writes 4", 24),
     "integrate_first_steps": Declared("integrate.cu", "The first four steps in one pass 24 too", 24),
@@ -58,8 +59,10 @@ def moved(device, monkeypatch) -> dict[str, set[int]]:
 def test_arrays_are_what_headers_declare(device, moved):
     a, b = (randn(2, 1, *SHAPE, seed=seed, dtype=torch.float32).to(device).requires_grad_() for seed in (1, 2))
     u = (0.1 * displacement(SHAPE, dtype=torch.float32)).to(device).requires_grad_()
+    four = randn(2, 4, *SHAPE, seed=3, dtype=torch.float32).to(device, memory_format=torch.channels_last_3d)
     with ops.backend("cuda"):
         ops.warp(a, u).sum().backward()
+        torch.ops.regkit.warp_backward(four, four, u.detach(), 0, 0.0, True, False)
         ops.lncc(a, b.detach(), window=5).backward()
         ops.correlate_dense(a, b, radius=1).sum().backward()
         scatter = moved["warp_grad_image_float32"].copy()

@@ -76,6 +76,30 @@ def test_gradient_of_an_image_in_fixed_point(dims, device):
     assert got[2].isnan().all()
 
 
+@pytest.mark.parametrize("grad_last", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("dtype", SINGLE, ids=str)
+@pytest.mark.parametrize(("spatial", "channels"), [((19, 37), 8), ((4, 11, 13), 12), ((1, 1), 4), ((3, 1, 2), 4)], ids=str)
+def test_gradient_of_an_image_channels_last(spatial, channels, dtype, padding, grad_last, device):
+    """Four channels at once; smooth displacements, of which voxels share cells with the one above, and rough ones; NaN and infinity too."""
+    last = {"memory_format": torch.channels_last if len(spatial) == 2 else torch.channels_last_3d}
+    image = randn(2, channels, *(n + 1 for n in spatial), dtype=dtype).to(**last)
+    g = randn(2, channels, *spatial, seed=1, dtype=dtype)
+    g[0, 0].view(-1)[0], g[1, -1].view(-1)[-1] = math.nan, math.inf
+    u = displacement(spatial, dtype=torch.float32, size=3.0)
+    u[0] = displacement(spatial, 1, dtype=torch.float32, size=0.1) if min(spatial) > 1 else 0.25
+    call = torch.ops.regkit.warp_backward
+    with ops.backend("reference"):
+        want = call(g.float(), image.float(), u, padding, 0.0, True, False)[0]
+    g = g.to(device, **last) if grad_last else g.to(device)
+    with ops.backend("cuda"):
+        got = call(g, image.to(device), u.to(device), padding, 0.0, True, False)[0]
+    assert got.is_contiguous(**last) and got.dtype == dtype
+    got, finite = got.cpu().float(), want.isfinite()
+    assert torch.equal(got.isfinite(), finite) and torch.equal(got.isnan(), want.isnan())
+    assert_close("gradient of the image", got[finite], want[finite], TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("metric", ["dot", "ssd"])
 @pytest.mark.parametrize(
     ("spatial", "channels", "radius"),

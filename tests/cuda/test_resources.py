@@ -38,6 +38,10 @@ CEILINGS = {
         r"scatter<.*double, double>": Ceiling(256, 2, 0, "float64 is for checks, not for speed"),
         r"scatter": Ceiling(256, 3, 0, "atomics in flight: 24 warps, with 37 KB of shared memory a block"),
     },
+    "warp_grad_image_last.cu": {
+        r"scatter_last<3": Ceiling(128, 6, 0, "24 warps; a thread keeps 16 sums of a row of cells"),
+        r"scatter_last<2": Ceiling(128, 8, 0, "32 warps; a thread keeps 8 sums"),
+    },
     "correlate_dense.cu": {
         r"forward": Ceiling(128, 3, 64, "108 sums in registers, which three loads from shared memory feed with 36 numbers each"),
         r"backward": Ceiling(128, 3, 0, "36 weights and 32 sums in registers"),
