@@ -79,6 +79,11 @@ void define_lncc(py::module_& m) {
                             Address adjoints, bool both, Address scale, Address grad_a, Address grad_b, int as, Stream stream) {
     lncc_gradient(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(adjoints), both, at<float>(scale), at<void>(grad_a), at<void>(grad_b), static_cast<StoredAs>(as), stream);
   }, Release());
+  m.def("lncc_gradient_of_warp", [](Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows, double eps,
+                                    Address adjoints, Address scale, Address moving, Address u, Address by_u, int dims, Size3 of, int padding, double fill, Stream stream) {
+    const LnccWarp warp{at<float>(moving), at<float>(u), at<float>(by_u), {of[0], of[1], of[2]}, dims, padding, static_cast<float>(fill)};
+    lncc_gradient_of_warp(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(adjoints), at<float>(scale), warp, stream);
+  }, Release());
 }
 
 DenseSizes dense_sizes(int dims, int radius, int64_t batch, int64_t channels, const Size3& size, bool ssd, int stored) {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regkit import ops
-from regkit.ops import cuda
+from regkit.ops import cuda, warp_lncc_cuda
 from tests.ops.cases import displacement, randn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,3 +73,14 @@ def test_arrays_are_what_headers_declare(device, moved):
         assert declared.words in header, f"{declared.file} declares something else"
         assert moved.pop(name) == {declared.bytes}, name
     assert set(moved) == {"integrate_clear"}  # zeros, where steps are larger
+
+
+def test_warp_lncc_is_two_sweeps_of_a_warp(device, moved):
+    a, b = (randn(2, 1, *SHAPE, seed=seed, dtype=torch.float32).to(device) for seed in (1, 2))
+    u = (0.1 * displacement(SHAPE, dtype=torch.float32)).to(device).requires_grad_()
+    with ops.backend("cuda"):
+        ops.warp_lncc(a, b, u, window=5).backward()
+    assert moved == {"warp_float32": {20}, "lncc_windows": {20}, "lncc_gradient_of_warp": {48}}
+    header = (ROOT / "csrc/cuda/lncc.cu").read_text("utf-8").split("#include")[0]
+    assert "it reads\n// 20 as above, u and the moving image, 16, and writes 12" in header
+    assert "20 for the warp, 20 for\nthe first sweep of local NCC, 48 for the second" in warp_lncc_cuda.__doc__

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regkit import ops
+from regkit.ops import lncc_cuda
 from tests.ops.cases import NAMES, assert_same, cases, displacement, randn, reference, value_and_gradients
 from tests.ops.compare import assert_close
 
@@ -74,6 +75,39 @@ def test_gradient_of_an_image_in_fixed_point(dims, device):
     assert_close("gradient of the image", got[0], want, 1e-5)  # 20 bits below the largest gradient of a block
     assert torch.equal(got[0], got[1])
     assert got[2].isnan().all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border", "extent"])
+@pytest.mark.parametrize(("spatial", "window"), [((19, 70), 9), ((40, 5, 7), 3), ((4, 18, 66), 5), ((3, 4, 5), 15)], ids=str)
+def test_warp_lncc_of_one_channel(spatial, window, padding, weighted, device):
+    """Its gradient goes on to the displacement in the second sweep. Several chunks along i, several tiles of 16 x 64; two sizes."""
+    fixed, weight = (
+        randn(2, 1, *spatial, dtype=torch.float32).to(device),
+        randn(2, 1, *spatial, seed=1, dtype=torch.float32).abs().to(device),
+    )
+    moving = randn(2, 1, *(n + 2 for n in spatial), seed=2, dtype=torch.float32).to(device)
+    u = displacement(spatial, dtype=torch.float32, size=2.0).to(device)
+
+    def function(u):
+        options = {"weight": weight.to(u)} if weighted else {}
+        return ops.warp_lncc(fixed.to(u), moving.to(u), u, window=window, padding=padding, fill=0.5, **options)
+
+    assert_same("warp_lncc", by_cuda(function, (u,)), [r.cpu() for r in reference(function, (u,))], 2e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_warp_lncc_in_groups_of_items(channels, device, monkeypatch):
+    """The same bits, however many items of a batch go at once."""
+    fixed, moving = (randn(3, channels, 2, 9, 11, seed=seed, dtype=torch.float32).to(device) for seed in (1, 2))
+    u, weight = displacement((2, 9, 11), 3, dtype=torch.float32).to(device), randn(3, 1, 2, 9, 11, dtype=torch.float32).abs().to(device)
+    results = []
+    for group in (lncc_cuda.GROUP, 2 * fixed[0].numel(), 1):
+        monkeypatch.setattr(lncc_cuda, "GROUP", group)
+        results.append(by_cuda(lambda u: ops.warp_lncc(fixed, moving, u, window=3, weight=weight), (u,)))
+    assert results[0][1].abs().max() > 0
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0]))
 
 
 @pytest.mark.parametrize("grad_last", [False, True])

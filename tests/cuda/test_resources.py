@@ -59,7 +59,9 @@ CEILINGS = {
     },
     "lncc.cu": {
         r"windows<(3|5|7|9|11)>": Ceiling(256, 2, 80, "two blocks: one loads a plane while the other sums"),
-        r"gradient<(3|5|7|9|11), 3>": Ceiling(256, 2, 32, "two blocks, as above"),
+        r"gradient<(3|5|7|9|11), 3, false>": Ceiling(256, 2, 32, "two blocks, as above"),
+        r"gradient<(3|5|7|9), 3, true>": Ceiling(256, 2, 0, "two blocks; sums are not needed while a moving image is sampled"),
+        r"gradient<11, 3, true>": Ceiling(256, 2, 40, "two blocks, as above"),
         r"windows|gradient": Ceiling(256, 1, 0, "larger windows, or both gradients: what a thread keeps of a plane fills its registers"),
     },
 }
