@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from regkit.kernels.mean import mean_over
 from regkit.ops import cuda, native
 
 GROUP = 1 << 22  # voxels: the adjoints of a group stay in L2
@@ -74,25 +75,14 @@ def _shifts(x: torch.Tensor) -> torch.Tensor:
     return some.mean((1, 2, 3), dtype=torch.float32).nan_to_num(0.0, 0.0, 0.0)
 
 
-def mean_over(image: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Of a mean over an image's values: the weight as the kernels take it, what the sum is divided by, and what gradients are multiplied by
-    (no weight at all: no gradient, and a mean that is NaN)."""
-    if weight is None:
-        count = torch.full((), image.numel(), dtype=torch.float64, device=image.device)
-    else:
-        weight = weight.float().contiguous()
-        count = weight.sum(dtype=torch.float64) * image.shape[1]
-    return weight, count, torch.where(count == 0, 0.0, 1 / count).float()
-
-
 def lncc(a, b, weight, window, eps, need_a, need_b):
     grads = [a.new_empty(a.shape if need else 0, dtype=torch.float32) for need in (need_a, need_b)]
-    w, count, scale = mean_over(a, weight)
+    w, divisor, scale = mean_over(a, weight, torch.float32)
     partials = sweep(
         a.contiguous(), b.contiguous(), window=window, eps=eps, weight=w, per_weight=a.shape[1], scale=scale,
         grad_a=grads[0] if need_a else None, grad_b=grads[1] if need_b else None,
     )  # fmt: skip
-    return (partials.sum(dtype=torch.float64) / count).float(), *grads
+    return (partials.sum(dtype=torch.float64) / divisor).float(), *grads
 
 
 def lncc_map(a, b, window, eps):

@@ -8,6 +8,7 @@ too, and a kernel of its own makes that by the displacement of it: 44 + 32 in pl
 
 import torch
 
+from regkit.kernels.mean import mean_over
 from regkit.ops import cuda, lncc_cuda, native
 
 
@@ -41,14 +42,14 @@ def _sweep(fixed, moving, displacement, weight, window, padding, fill, eps, scal
 
 def warp_lncc(fixed, moving, displacement, weight, window, padding, fill, eps, need_gradient):
     gradient = displacement.new_empty(displacement.shape if need_gradient else 0)
-    w, count, scale = lncc_cuda.mean_over(fixed, weight)
+    w, divisor, scale = mean_over(fixed, weight, torch.float32)
     into = gradient if need_gradient else None
     partials = _sweep(fixed, moving, displacement, w, window, padding, fill, eps, scale, into)
-    return (partials.sum(dtype=torch.float64) / count).float(), gradient
+    return (partials.sum(dtype=torch.float64) / divisor).float(), gradient
 
 
 def warp_lncc_backward(grad, fixed, moving, displacement, weight, window, padding, fill, eps):
     gradient = torch.empty(displacement.shape, dtype=displacement.dtype, device=displacement.device)
-    w, _, scale = lncc_cuda.mean_over(fixed, weight)
+    w, _, scale = mean_over(fixed, weight, torch.float32)
     _sweep(fixed, moving, displacement, w, window, padding, fill, eps, scale * grad.float(), gradient)
     return gradient

@@ -1,7 +1,9 @@
 """Peers that come as source: what is compiled, and where; one line where that fails; how their functions are called."""
 
+import argparse
 import multiprocessing
 import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,3 +203,12 @@ def test_adapters_call_them_as_they_are(compiled, monkeypatch):
     assert {
         (f"{name} (features)", peer, 3) for name in ("lncc window 7 forward+backward",) for peer in ("fused-lncc", "FireANTs")
     } <= called
+
+
+def test_what_was_not_built_is_told(capsys):
+    """At the top, and in every case that it would be timed in, in place of other reasons."""
+    case = next(case for case in CASES if case.name == "warp forward")
+    options = argparse.Namespace(device="cpu", threads=1, rounds=1, budget=0.1, limit=None, no_memory=True, no_compile=True, dry=True)
+    assert runner.measure(options, [(case, "x-ray")], time.monotonic(), {}, {"fireants": "compiling it failed: [what]"}) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "not measured" in line]
+    assert "fireants: not measured: compiling it failed: [what]" in told and "FireANTs: not measured: compiling it failed: [what]" in told
