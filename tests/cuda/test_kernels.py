@@ -181,8 +181,11 @@ def test_gradient_of_an_integration_that_is_no_number(device):
     assert_close("gradient", got[finite], want[finite], 1e-5)
 
 
+WITHOUT_BARRIERS = ["warp channels last"]  # threads add to global memory, in any order
+
+
 @pytest.mark.parametrize("dims", SHAPES)
-@pytest.mark.parametrize("name", CUDA)
+@pytest.mark.parametrize("name", [name for name in CUDA if name not in WITHOUT_BARRIERS])
 def test_no_barrier_is_missing(name, dims, device, monkeypatch):
     """Emulated threads of a block run one after another between barriers: whatever the order, the bits are the same."""
     if device == "cuda":

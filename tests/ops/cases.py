@@ -51,6 +51,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
     weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
     odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    four = randn(batch, 4, *spatial, seed=7, dtype=dtype).to(device, memory_format=last)
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
@@ -65,6 +67,7 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
         "warp extent": Case(lambda a, u: ops.warp(a, u, padding="extent", fill=-1.0), (a, u)),
+        "warp channels last": Case(ops.warp, (four, u)),
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
