@@ -30,7 +30,8 @@ def warp(
     padding: "zeros" cells outside the image count as `fill`; "border" coordinates are clamped (gradient 0 strictly outside); "extent"
         voxels have a width: within half a voxel of the edge the edge's value, beyond that `fill` (ITK's rule).
     Coordinates and sums are float32 (float64 if an input is float64); the result has the image's dtype. A NaN displacement gives NaN
-    (linear), or `fill` (nearest; border: the first voxel).
+    (linear), or `fill` (nearest; border: the first voxel). The gradient of an image lies channels last where the image does, and channels
+    come in fours, of which a GPU then adds four at once; else it is contiguous.
 
     Raises ValueError for shapes and options, TypeError for dtypes.
     """
