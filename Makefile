@@ -10,6 +10,8 @@ OUT ?= demo-out
 ARGS ?=# passed on to pytest (test, gpu) or the benchmark runner (bench)
 GPU_SECONDS ?= 470# that `make gpu` may take, installing included; the tests at most half of them
 GPU_DATA ?= brain,features,x-ray# image sizes that `make gpu` measures
+FIREANTS ?=# checkout of github.com/rohitrango/FireANTs, whose fused ops `make gpu` compiles and times beside ours
+FUSED_LNCC ?=# checkout of github.com/minsuk00/fused-lncc, likewise
 SCANS ?= $(REGKIT_DATA)# directory of real scans that `make gpu` registers (examples/real_scans.py says how it is laid out); the phantom when empty
 
 BEGIN := $(shell date +%s)
@@ -21,6 +23,7 @@ else
 PY := $(USE_PYTHON)
 READY := build/installed-in-$(subst /,-,$(USE_PYTHON))
 endif
+PEER_SOURCES := $(if $(FIREANTS)$(FUSED_LNCC),--peer-source $(if $(FIREANTS),"fireants=$(FIREANTS)") $(if $(FUSED_LNCC),"fused_lncc=$(FUSED_LNCC)"))
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: help demo test bench gpu gpu-sanitize lint clean
@@ -31,6 +34,7 @@ help:
 	@echo "make test    run the test suite; ARGS='-k warp' and the like go to pytest"
 	@echo "make bench   time every op beside its peers; ARGS='--only warp' selects, ARGS=--help lists the options"
 	@echo "make gpu     on a GPU, the tests that need one, the benchmark and three registrations, in less than 8 minutes; SCANS=directory of real scans"
+	@echo "             FIREANTS=directory FUSED_LNCC=directory are checkouts of these peers, compiled (which takes minutes: GPU_SECONDS=900) and timed too"
 	@echo "make gpu-sanitize   on a GPU, the CUDA kernels under compute-sanitizer's memcheck, racecheck and initcheck"
 	@echo "make lint    check style with ruff"
 	@echo "make clean   remove .venv and all that was built"
@@ -56,7 +60,7 @@ gpu: $(READY)
 	parallel=$$($(PY) -c "import importlib.util as util; print('-n 8' if util.find_spec('xdist') else '')"); \
 	CUBLAS_WORKSPACE_CONFIG=:4096:8 timeout -s INT -k 20 $$(($(GPU_SECONDS) / 2)) $(PY) -m pytest -m gpu $$parallel $$(grep -rl "mark\.gpu" --include="test_*.py" tests) $(ARGS) || tests=1; \
 	left=$$(($(GPU_SECONDS) - 60 - $$(date +%s) + $(BEGIN))); [ $$left -gt 60 ] || left=60; \
-	$(PY) -m tests.benchmarks --device cuda --data $(GPU_DATA) --limit $$left || timings=1; \
+	$(PY) -m tests.benchmarks --device cuda --data $(GPU_DATA) --limit $$left $(PEER_SOURCES) || timings=1; \
 	mkdir -p tests/benchmarks/results/registrations; \
 	timeout -s INT -k 5 60 $(PY) examples/real_scans.py $(if $(SCANS),brain lung xray --data "$(SCANS)" --pairs 11-12 --n 1,phantom) \
 	  --device cuda --repeat 2 --json tests/benchmarks/results/registrations/gpu.json || timings=1; \

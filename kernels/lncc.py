@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 
 from regkit.kernels import launch, tiles
+from regkit.kernels.mean import mean_over
 
 PLANES, ROWS = 32, 48  # at least so many between two starts of a running sum
 BLOCK = {"BLOCK_J": 8, "BLOCK_K": 32}  # of the kernels that march along i
@@ -321,20 +322,10 @@ def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=N
     return torch.cat(partials)
 
 
-def mean_scale(count: int, weight: torch.Tensor | None, channels: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a mean over `count` values, weighted or not: what the sum is divided by, and what a gradient is multiplied by (0 if that is 0)."""
-    if weight is None:
-        divisor = torch.full((), count, dtype=torch.float64, device=like.device)
-    else:
-        divisor = weight.sum(dtype=torch.float64) * channels
-    return divisor, torch.where(divisor == 0, 0.0, 1 / divisor).to(launch.work_dtype(like))
-
-
 def lncc(a, b, weight, window, eps, need_a, need_b):
     x, y, dtype = a.contiguous(), b.contiguous(), launch.work_dtype(a, b)
     grads = [x.new_empty(x.shape if need else 0, dtype=dtype) for need in (need_a, need_b)]
-    w = None if weight is None else weight.to(dtype).contiguous()
-    divisor, scale = mean_scale(a.numel(), w, a.shape[1], a.new_empty(0, dtype=dtype))
+    w, divisor, scale = mean_over(a, weight, dtype)
     partials = sweep(
         x, y, window=window, eps=eps, weight=w, per_weight=a.shape[1], scale=scale,
         grad_a=grads[0] if need_a else None, grad_b=grads[1] if need_b else None,

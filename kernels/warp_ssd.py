@@ -8,7 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from regkit.kernels import launch, lncc, tiles
+from regkit.kernels import launch, tiles
+from regkit.kernels.mean import mean_over
 from regkit.kernels.neighbours import number
 from regkit.kernels.sampling import axis_sample
 from regkit.kernels.warp import _row, displaced
@@ -75,8 +76,7 @@ def _squares(fixed, moving, u, weight, scale, gradient, partials, channels, mi, 
 def warp_ssd(fixed, moving, displacement, weight, padding, fill, need_gradient):
     f, m, u = (x.contiguous() for x in (fixed, moving, displacement))
     dtype = launch.work_dtype(f, m, u)
-    w = None if weight is None else weight.to(dtype).contiguous()
-    divisor, scale = lncc.mean_scale(f.numel(), w, f.shape[1], f.new_empty(0, dtype=dtype))
+    w, divisor, scale = mean_over(f, weight, dtype)
     gradient = torch.empty(u.shape if need_gradient else 0, dtype=dtype, device=u.device)
     spatial = launch.sizes(u.shape[2:])
     partials = torch.zeros(tiles.count(u.shape[0], spatial), dtype=dtype, device=u.device)

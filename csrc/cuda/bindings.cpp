@@ -49,6 +49,11 @@ void define_warp(py::module_& m, const std::string& type) {
   m.def(("warp_grad_image_fixed_" + type).c_str(), [](Address grad, Address u, Address unit, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
     warp_grad_image_fixed(at<Stored>(grad), at<T>(u), at<double>(unit), at<int64_t>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
   }, Release());
+  if constexpr (std::is_same_v<T, float>) {
+    m.def(("warp_grad_image_last_" + type).c_str(), [](Address grad, bool grad_last, Address u, Address out, int dims, int64_t batch, int64_t channels, Size3 in, Size3 of, int padding, Stream stream) {
+      warp_grad_image_last(at<Stored>(grad), grad_last, at<float>(u), at<float>(out), warp_sizes(dims, batch, channels, in, of), padding, stream);
+    }, Release());
+  }
 }
 
 void define_warp_ssd(py::module_& m) {
@@ -82,6 +87,11 @@ void define_lncc(py::module_& m) {
   m.def("lncc_gradient", [](Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows, double eps,
                             Address adjoints, bool both, Address scale, Address grad_a, Address grad_b, int as, Stream stream) {
     lncc_gradient(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(adjoints), both, at<float>(scale), at<void>(grad_a), at<void>(grad_b), static_cast<StoredAs>(as), stream);
+  }, Release());
+  m.def("lncc_gradient_of_warp", [](Address a, Address b, int stored, Address shifts_a, Address shifts_b, Address weight, std::array<int64_t, 3> volumes, Size3 size, std::array<int, 2> windows, double eps,
+                                    Address adjoints, Address scale, Address moving, Address u, Address by_u, int dims, Size3 of, int padding, double fill, Stream stream) {
+    const LnccWarp warp{at<float>(moving), at<float>(u), at<float>(by_u), {of[0], of[1], of[2]}, dims, padding, static_cast<float>(fill)};
+    lncc_gradient_of_warp(lncc_call(a, b, stored, shifts_a, shifts_b, weight, volumes, size, windows, eps), at<float>(adjoints), at<float>(scale), warp, stream);
   }, Release());
 }
 

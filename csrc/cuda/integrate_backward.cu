@@ -8,6 +8,7 @@
 // (warp_grad_image); which it is, `largest` decides on the device.
 #include "cuda/cells.h"
 #include "cuda/integrate.h"
+#include "cuda/largest.h"
 
 namespace regkit::cuda {
 namespace {
@@ -29,7 +30,7 @@ template <int D>
 __global__ void __launch_bounds__(kThreads, 4) step_backward(const float* __restrict__ grad, const float* __restrict__ u, const float* __restrict__ bound, float scale, const float* __restrict__ scattered, float* __restrict__ out, Extent n) {
   using Of = Gathered<D>;
   __shared__ int sums[D * Of::kCells];  // or floats, where a gradient is infinite or NaN
-  __shared__ float largest[kThreads];
+  __shared__ float largest_of[kThreads];
   const int across = ceil_div(n.nk, Of::kNk), down = ceil_div(n.nj, Of::kNj), deep = ceil_div(n.ni, Of::kNi);
   const int block = blockIdx.x, thread = threadIdx.x;
   const int i0 = block / across / down % deep * Of::kNi, j0 = block / across % down * Of::kNj, k0 = block % across * Of::kNk;
@@ -58,19 +59,10 @@ __global__ void __launch_bounds__(kThreads, 4) step_backward(const float* __rest
       }
       if (!(top <= 3e38f)) break;
     }
-    largest[thread] = top;
     for (int cell = thread; cell < D * Of::kCells; cell += kThreads) sums[cell] = 0;
-    __syncthreads();
-    for (int half = kThreads / 2; half > 0; half /= 2) {
-      if (thread < half && !(largest[thread + half] <= largest[thread])) {
-        if (largest[thread] == largest[thread]) largest[thread] = largest[thread + half];
-      }
-      __syncthreads();
-    }
-    finite = largest[0] <= 3e38f;
-    int exponent = 0;  // the largest is below 2^exponent
-    if (finite) frexpf(largest[0], &exponent);
-    const float unit = ldexpf(1.0f, kFraction - exponent < 120 ? kFraction - exponent : 120);
+    const float largest = largest_of_block(top, largest_of);
+    finite = largest <= 3e38f;
+    const float unit = units_of_one(finite ? largest : 0.0f, kFraction);
     back = 1.0f / unit;
 #pragma unroll 1
     for (int at = thread; at < Of::kVoxels; at += kThreads) {

@@ -1,8 +1,10 @@
 // Local NCC on a GPU in two sweeps. Formulas: core/lncc.h; how a sweep goes: boxes.h.
 //
 // Bytes a voxel, float32, gradient by one image: windows read 8 and write 3 adjoints, 12; the gradient reads those and the images, 20, and
-// writes 4: 44. By both images 60. Volumes go in groups of a few million voxels (regkit/ops/lncc.py), so that adjoints stay in L2: then 20 and
-// 24 cross the memory bus. From L2 a block of 16 x 64 reads its halo too (1.7 times the tile for windows of 9), and what leaves again.
+// writes 4: 44. By both images 60. Where that image is a warp of one channel, the gradient goes on to its displacement at once: in 3-D it reads
+// 20 as above, u and the moving image, 16, and writes 12; the gradient by the warped image is in registers only.
+// Volumes go in groups of a few million voxels (regkit/ops/lncc_cuda.py), so that adjoints stay in L2: then 20 and 24 cross the memory bus.
+// From L2 a block of 16 x 64 reads its halo too (1.7 times the tile for windows of 9), and what leaves again.
 // Shared memory, that of windows of 9: 66 KB for five sums of the images, 40 KB for three adjoints; three blocks and five on an SM with 227 KB.
 //
 // Images are shifted by about their mean: what lies outside is 0 - shift. Sums along i are float32 in the first sweep and start anew after a
@@ -12,6 +14,7 @@
 
 #include "core/lncc.h"
 #include "cuda/boxes.h"
+#include "cuda/cells.h"
 
 namespace regkit::cuda {
 namespace {
@@ -141,8 +144,40 @@ __global__ void __launch_bounds__(kThreads, blocks_per_sm(W, 3)) windows(Volumes
   if (threadIdx.x == 0) partials[blockIdx.x] = loaded[0];
 }
 
-template <int W, int kFields>
-__global__ void __launch_bounds__(kThreads, blocks_per_sm(W, kFields)) gradient(Volumes v, const float* __restrict__ shifts_a, const float* __restrict__ shifts_b, int wi, int chunk, const float* __restrict__ adjoints, int64_t between, const float* __restrict__ scale, void* __restrict__ grad_a, void* __restrict__ grad_b, StoredAs as) {
+// What image a is a warp of, for a gradient that goes on to the displacement: volumes of one channel.
+struct Warped {
+  const float *moving, *u;
+  float* by_u;
+  Extent size;  // of the moving image
+  int dims;
+  Padding padding;
+  float fill;
+};
+
+// g times the moving image's slope at x + u(x), for the voxel (i, j, k) of a volume, which lies `at` in it. Nothing is chosen at run time but
+// for all threads alike, and the sweep before it is compiled once.
+__device__ __forceinline__ void to_displacement(const Warped& w, float g, int64_t volume, int64_t voxels, int64_t at, int i, int j, int k) {
+  const auto slopes = [&](auto dims, auto padding) {
+    constexpr int D = dims.value;
+    const int64_t first = volume * D * voxels + at;
+    float c[3], by[D] = {};
+    displaced<D>(w.u, first, voxels, i, j, k, c);
+    const Cells<D, static_cast<Padding>(padding.value), float> around(c, w.size);
+    around.add_slopes(around.read(w.moving + volume * w.size.voxels(), w.fill), g, by);
+#pragma unroll
+    for (int d = 0; d < D; ++d) w.by_u[first + d * voxels] = by[d];
+  };
+  const auto padded = [&](auto dims) {
+    if (w.padding == Padding::zeros) slopes(dims, std::integral_constant<int, 0>());
+    else if (w.padding == Padding::border) slopes(dims, std::integral_constant<int, 1>());
+    else slopes(dims, std::integral_constant<int, 2>());
+  };
+  w.dims == 3 ? padded(std::integral_constant<int, 3>()) : padded(std::integral_constant<int, 2>());
+}
+
+// of_warp: the gradient by a goes on to the displacement that made it.
+template <int W, int kFields, bool of_warp>
+__global__ void __launch_bounds__(kThreads, blocks_per_sm(W, kFields)) gradient(Volumes v, const float* __restrict__ shifts_a, const float* __restrict__ shifts_b, int wi, int chunk, const float* __restrict__ adjoints, int64_t between, const float* __restrict__ scale, void* __restrict__ grad_a, void* __restrict__ grad_b, StoredAs as, Warped warped) {
   using Plane = PlaneTile<W>;
   float* loaded = dynamic_shared<float>();
   float* summed = loaded + kFields * Plane::kLoaded;
@@ -182,10 +217,12 @@ __global__ void __launch_bounds__(kThreads, blocks_per_sm(W, kFields)) gradient(
 #pragma unroll
     for (int n = 0; n < kSegmentJ; ++n) {
       if (j + n >= v.nj || k >= v.nk) continue;
-      const int64_t at = first + i * plane + static_cast<int64_t>(j + n) * v.nk + k;
+      const int64_t in_volume = i * plane + static_cast<int64_t>(j + n) * v.nk + k, at = first + in_volume;
       float x = 0, y = 0;
       as_stored(v.a, v.stored, [&](auto* a) { x = load(a[at]) - shift_a, y = load(static_cast<decltype(a)>(v.b)[at]) - shift_b; });
-      put(grad_a, as, at, factor * regkit::lncc_gradient(x, y, box[0][n], box[1][n], box[2][n]));
+      const float by_a = factor * regkit::lncc_gradient(x, y, box[0][n], box[1][n], box[2][n]);
+      if constexpr (of_warp) to_displacement(warped, by_a, m.volume, v.ni * plane, in_volume, i, j + n, k);
+      else put(grad_a, as, at, by_a);
       if constexpr (kFields == 5) put(grad_b, as, at, factor * regkit::lncc_gradient(y, x, box[0][n], box[3][n], box[4][n]));
     }
     add(i - wi / 2, -1.0);
@@ -222,10 +259,18 @@ void lncc_windows(const LnccCall& c, float* partials, void* map, float* adjoints
 void lncc_gradient(const LnccCall& c, const float* adjoints, bool both, const float* scale, void* grad_a, void* grad_b, StoredAs as, Stream stream) {
   choose(c.window, Windows(), [&](auto w) {
     const auto go = [&](auto fields) {
-      launch(gradient<w.value, fields.value>, lncc_blocks(c), dim3(kThreads), PlaneTile<w.value>::shared_bytes(fields.value), stream,
-             volumes(c), c.shifts_a, c.shifts_b, c.window_i, chunk_of(c), adjoints, total_voxels(c), scale, grad_a, grad_b, as);
+      launch(gradient<w.value, fields.value, false>, lncc_blocks(c), dim3(kThreads), PlaneTile<w.value>::shared_bytes(fields.value), stream,
+             volumes(c), c.shifts_a, c.shifts_b, c.window_i, chunk_of(c), adjoints, total_voxels(c), scale, grad_a, grad_b, as, Warped{});
     };
     both ? go(std::integral_constant<int, 5>()) : go(std::integral_constant<int, 3>());
+  });
+}
+
+void lncc_gradient_of_warp(const LnccCall& c, const float* adjoints, const float* scale, const LnccWarp& w, Stream stream) {
+  const Warped warped{w.moving, w.u, w.by_u, extent(w.size), w.dims, static_cast<Padding>(w.padding), w.fill};
+  choose(c.window, Windows(), [&](auto width) {
+    launch(gradient<width.value, 3, true>, lncc_blocks(c), dim3(kThreads), PlaneTile<width.value>::shared_bytes(3), stream,
+           volumes(c), c.shifts_a, c.shifts_b, c.window_i, chunk_of(c), adjoints, total_voxels(c), scale, nullptr, nullptr, StoredAs::float32, warped);
   });
 }
 

@@ -27,4 +27,16 @@ void lncc_windows(const LnccCall& call, float* partials, void* map, float* adjoi
 // d sum(weight * ncc) / d image, times *scale, from the adjoints; grad_b is wanted with `both` alone. as: how the gradients are stored.
 void lncc_gradient(const LnccCall& call, const float* adjoints, bool both, const float* scale, void* grad_a, void* grad_b, StoredAs as, Stream stream);
 
+// What image a of a call is a warp of: moving(x + u(x)), volume by volume.
+struct LnccWarp {
+  const float *moving, *u;
+  float* by_u;
+  int64_t size[3];  // of the moving image; i = 1 in 2-D
+  int dims, padding;
+  float fill;
+};
+
+// d sum(weight * ncc) / du, times *scale, from the adjoints of one image (a): what lncc_gradient gives, times the moving image's slopes.
+void lncc_gradient_of_warp(const LnccCall& call, const float* adjoints, const float* scale, const LnccWarp& warp, Stream stream);
+
 }  // namespace regkit::cuda

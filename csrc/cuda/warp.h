@@ -26,6 +26,10 @@ void warp_grad_image(const Stored* grad, const T* u, T* out, const WarpSizes& si
 template <class Stored, class T = arithmetic<Stored>>
 void warp_grad_image_fixed(const Stored* grad, const T* u, const double* unit, int64_t* out, const WarpSizes& sizes, int padding, Stream stream);
 
+// The same sums in any order, where channels lie side by side in `out` and come in fours; grad_last: in the gradient too.
+template <class Stored>
+void warp_grad_image_last(const Stored* grad, bool grad_last, const float* u, float* out, const WarpSizes& sizes, int padding, Stream stream);
+
 // Element: any type of the right width. fill: on the device.
 template <class Element>
 void warp_nearest(const Element* image, const float* u, Element* out, const WarpSizes& sizes, int padding, const Element* fill, Stream stream);

@@ -7,6 +7,7 @@
 // The box of cells follows the displacement in the middle of the tile, kMargin cells beyond it on all sides; what falls outside (or is no number)
 // goes to global memory directly. In float64 all does.
 #include "cuda/cells.h"
+#include "cuda/largest.h"
 #include "cuda/warp.h"
 
 namespace regkit::cuda {
@@ -44,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(cons
   if (bound && *bound <= 1) return;
   constexpr bool shared = sizeof(T) == 4;
   __shared__ int box[shared ? Of::kBox : 1];
-  __shared__ float largest[kThreads];
+  __shared__ float largest_of[kThreads];
   const int across = ceil_div(n.nk, Of::kAcross), down = ceil_div(n.nj, Of::kDown), deep = ceil_div(n.ni, Of::kPlanes);
   const int block = blockIdx.x, thread = threadIdx.x, b = block / across / down / deep;
   const int i0 = block / across / down % deep * Of::kPlanes, j0 = block / across % down * Of::kDown, k = block % across * Of::kAcross + thread % kWarpSize;
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(cons
   }
 
   for (int channel = 0; channel < channels; ++channel, grad += voxels, target += cells) {
-    int exponent = 0;  // of the largest gradient in the block: below 2^exponent
+    float largest = 0, scale = 1;  // of the block's finite gradients; units of one
     if constexpr (shared) {
       float top = 0;
 #pragma unroll
@@ -80,16 +81,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(cons
         const float size = i < n.ni && j < n.nj && k < n.nk ? fabsf(load(grad[n.row(i, j) + k])) : 0.0f;
         top = size > top && size <= 3e38f ? size : top;
       }
-      largest[thread] = top;
       for (int cell = thread; cell < Of::kBox; cell += kThreads) box[cell] = 0;
-      __syncthreads();
-      for (int half = kThreads / 2; half > 0; half /= 2) {
-        if (thread < half && largest[thread + half] > largest[thread]) largest[thread] = largest[thread + half];
-        __syncthreads();
-      }
-      frexpf(largest[0], &exponent);
+      largest = largest_of_block(top, largest_of);
+      scale = units_of_one(largest, kFraction);
     }
-    const float scale = ldexpf(1.0f, kFraction - exponent < 120 ? kFraction - exponent : 120);
 #pragma unroll 1
     for (int each = 0; each < Of::kEach; ++each) {
       const int i = plane_of(each), j = row_of(each);
@@ -108,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2) scatter(cons
         if constexpr (shared) {
           const int pi = ci - bi, pj = cj - bj, pk = ck - bk;
           const bool held = pi >= 0 && pi < Of::kBoxI && pj >= 0 && pj < Of::kBoxJ && pk >= 0 && pk < Of::kBoxK;
-          if (held && fabsf(value) <= largest[0]) {  // not of a gradient that is infinite, nor NaN
+          if (held && fabsf(value) <= largest) {  // not of a gradient that is infinite, nor NaN
             atomicAdd(&box[(pi * Of::kBoxJ + pj) * Of::kBoxK + pk], __float2int_rn(value * scale));
             continue;
           }

@@ -51,7 +51,8 @@ def kernel(function: Callable, otherwise: Callable | None = None, serves: Callab
 
 
 def run(name: str, *args, device: torch.device) -> None:
-    """Calls the launcher `name`. Tensors among the arguments are contiguous and go as addresses; None is a null pointer."""
+    """Calls the launcher `name`. Tensors among the arguments are contiguous (channels last where it takes that) and go as addresses; None
+    is a null pointer."""
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     getattr(extension(), name)(*(_plain(a) for a in args), stream)
 

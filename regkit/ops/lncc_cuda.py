@@ -1,7 +1,10 @@
 """Local NCC by the kernels of csrc/cuda/lncc.cu: their space, their groups of volumes."""
 
+from dataclasses import dataclass
+
 import torch
 
+from regkit.kernels.mean import mean_over
 from regkit.ops import cuda, native
 
 GROUP = 1 << 22  # voxels: the adjoints of a group stay in L2
@@ -13,8 +16,27 @@ def serves(a: torch.Tensor, b: torch.Tensor, window: int) -> bool:
     return a.dtype == b.dtype and a.dtype in cuda.STORED and window in WINDOWS
 
 
-def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=None, grad_a=None, grad_b=None) -> torch.Tensor:
-    """Partial sums of weight * ncc; fills the map and the gradients (times the tensor `scale`) that are given.
+@dataclass(frozen=True)
+class Warp:
+    """Images a = moving(x + u(x)) of one channel, and the gradient by u; all contiguous float32."""
+
+    moving: torch.Tensor
+    u: torch.Tensor
+    by_u: torch.Tensor
+    padding: int
+    fill: float
+
+    def gradient(self, volumes: slice, *call, device: torch.device) -> None:
+        """The gradient of some volumes, from what `lncc_gradient` takes."""
+        moving, u, by_u = (t[volumes] for t in (self.moving, self.u, self.by_u))
+        geometry = u.shape[1], native.sizes(moving.shape[2:]), self.padding, self.fill
+        cuda.run("lncc_gradient_of_warp", *call, moving, u, by_u, *geometry, device=device)
+
+
+def sweep(
+    a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=None, grad_a=None, grad_b=None, warp: Warp | None = None
+) -> torch.Tensor:
+    """Partial sums of weight * ncc; fills the map and the gradients (times the tensor `scale`) that are given, or that of the warp a.
 
     Images, map and gradients are contiguous (B, C, *spatial); weight (float32) has one volume for `per_weight` of them.
     """
@@ -27,7 +49,7 @@ def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=N
     x, y = (t.view(volumes, *size) for t in (a, b))
     shifts = [_shifts(t) for t in (x, y)]
     group = min(volumes, max(1, GROUP // x[0].numel()))
-    kinds = 0 if grad_a is None else 3 if grad_b is None else 5
+    kinds = 5 if grad_a is not None and grad_b is not None else 3 if grad_a is not None or warp else 0
     adjoints = a.new_empty(kinds, group, *size, dtype=torch.float32) if kinds else None
     targets = [None if t is None else t.view(volumes, *size) for t in (ncc_map, grad_a, grad_b)]
     partials = []
@@ -39,7 +61,9 @@ def sweep(a, b, *, window, eps, weight=None, per_weight=1, scale=None, ncc_map=N
         images = x[part], y[part], cuda.STORED[a.dtype], *(s[part] for s in shifts), weight, counts, size, windows, eps
         partials.append(a.new_empty(cuda.extension().lncc_blocks(counts, size, windows), dtype=torch.float32))
         cuda.run("lncc_windows", *images, partials[-1], map_of, adjoints, kinds == 5, device=a.device)
-        if kinds:
+        if warp:
+            warp.gradient(part, *images, adjoints, scale, device=a.device)
+        elif kinds:
             stored = cuda.STORED[gradients[0].dtype]
             cuda.run("lncc_gradient", *images, adjoints, kinds == 5, scale, *gradients, stored, device=a.device)
     return torch.cat(partials)
@@ -51,25 +75,14 @@ def _shifts(x: torch.Tensor) -> torch.Tensor:
     return some.mean((1, 2, 3), dtype=torch.float32).nan_to_num(0.0, 0.0, 0.0)
 
 
-def mean_over(image: torch.Tensor, weight: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Of a mean over an image's values: the weight as the kernels take it, what the sum is divided by, and what gradients are multiplied by
-    (no weight at all: no gradient, and a mean that is NaN)."""
-    if weight is None:
-        count = torch.full((), image.numel(), dtype=torch.float64, device=image.device)
-    else:
-        weight = weight.float().contiguous()
-        count = weight.sum(dtype=torch.float64) * image.shape[1]
-    return weight, count, torch.where(count == 0, 0.0, 1 / count).float()
-
-
 def lncc(a, b, weight, window, eps, need_a, need_b):
     grads = [a.new_empty(a.shape if need else 0, dtype=torch.float32) for need in (need_a, need_b)]
-    w, count, scale = mean_over(a, weight)
+    w, divisor, scale = mean_over(a, weight, torch.float32)
     partials = sweep(
         a.contiguous(), b.contiguous(), window=window, eps=eps, weight=w, per_weight=a.shape[1], scale=scale,
         grad_a=grads[0] if need_a else None, grad_b=grads[1] if need_b else None,
     )  # fmt: skip
-    return (partials.sum(dtype=torch.float64) / count).float(), *grads
+    return (partials.sum(dtype=torch.float64) / divisor).float(), *grads
 
 
 def lncc_map(a, b, window, eps):

@@ -1,5 +1,7 @@
 """warp: samples an image at displaced positions."""
 
+from collections.abc import Callable
+
 import torch
 
 from regkit import reference
@@ -28,7 +30,8 @@ def warp(
     padding: "zeros" cells outside the image count as `fill`; "border" coordinates are clamped (gradient 0 strictly outside); "extent"
         voxels have a width: within half a voxel of the edge the edge's value, beyond that `fill` (ITK's rule).
     Coordinates and sums are float32 (float64 if an input is float64); the result has the image's dtype. A NaN displacement gives NaN
-    (linear), or `fill` (nearest; border: the first voxel).
+    (linear), or `fill` (nearest; border: the first voxel). The gradient of an image lies channels last where the image does, and channels
+    come in fours, of which a GPU then adds four at once; else it is contiguous.
 
     Raises ValueError for shapes and options, TypeError for dtypes.
     """
@@ -62,7 +65,25 @@ def _fake(image, displacement, padding, fill):
 
 @torch.library.register_fake("regkit::warp_backward")
 def _fake_backward(grad, image, displacement, padding, fill, need_image, need_displacement):
-    return image.new_empty(image.shape if need_image else 0), displacement.new_empty(displacement.shape if need_displacement else 0)
+    grad_image = torch.empty_like(image, memory_format=_format(image)) if need_image else image.new_empty(0)
+    return grad_image, displacement.new_empty(displacement.shape if need_displacement else 0)
+
+
+def _format(image: torch.Tensor) -> torch.memory_format:
+    """How the image's gradient lies: channels last where the image does and channels come in fours, which a kernel adds at once."""
+    last = torch.channels_last if image.dim() == 4 else torch.channels_last_3d
+    in_fours = image.shape[1] % 4 == 0 and not image.is_contiguous() and image.is_contiguous(memory_format=last)
+    return last if in_fours else torch.contiguous_format
+
+
+def _formatted(backward: Callable | None) -> Callable | None:
+    """The backward, its gradient of the image as the fake says that it lies."""
+
+    def call(grad, image, displacement, padding, fill, need_image, need_displacement):
+        grad_image, grad_u = backward(grad, image, displacement, padding, fill, need_image, need_displacement)
+        return grad_image.contiguous(memory_format=_format(image)) if need_image else grad_image, grad_u
+
+    return backward and call
 
 
 def _geometry(image: torch.Tensor, displacement: torch.Tensor) -> tuple:
@@ -140,7 +161,11 @@ def _cuda_backward(grad, image, displacement, padding, fill, need_image, need_di
     u, geometry = displacement.to(working).contiguous(), _geometry(image, displacement)
     grad_image, grad_u = image.new_empty(0), displacement.new_empty(0)
     if need_image:
-        grad_image = _cuda_grad_image(grad.to(stored).contiguous(), u, geometry, padding).view(image.shape).to(image.dtype)
+        in_fours = _format(image) != torch.contiguous_format and working == torch.float32
+        if in_fours and not torch.are_deterministic_algorithms_enabled():
+            grad_image = _cuda_grad_image_last(grad.to(stored), image, u, geometry, padding).to(image.dtype)
+        else:
+            grad_image = _cuda_grad_image(grad.to(stored).contiguous(), u, geometry, padding).view(image.shape).to(image.dtype)
     if need_displacement:
         g, m, out = grad.to(stored).contiguous(), image.to(stored).contiguous(), torch.empty_like(u)
         cuda.run(cuda.of_type("warp_grad_displacement", stored), g, m, u, out, *geometry, padding, fill, device=image.device)
@@ -163,6 +188,15 @@ def _cuda_grad_image(g, u, geometry, padding):
     return out * unit
 
 
+def _cuda_grad_image_last(g, image, u, geometry, padding):
+    """Sums that lie channels last, of a gradient that lies in either way."""
+    grad_last = not g.is_contiguous()
+    g = g.contiguous(memory_format=_format(image)) if grad_last else g
+    out = torch.zeros_like(image, dtype=u.dtype, memory_format=_format(image))
+    cuda.run(cuda.of_type("warp_grad_image_last", g.dtype), g, grad_last, u, out, *geometry, padding, device=u.device)
+    return out
+
+
 def _cuda_nearest(image, displacement, padding, fill):
     m, u = image.contiguous(), displacement.float().contiguous()
     out = m.new_empty((*image.shape[:2], *displacement.shape[2:]))
@@ -175,10 +209,10 @@ def _cuda_nearest(image, displacement, padding, fill):
 register("warp", reference=reference.warp, cpp=_cpp, cuda=cuda.kernel(_cuda), triton=triton_kernel("warp", "warp"))
 register(
     "warp_backward",
-    reference=reference.warp_backward,
-    cpp=_cpp_backward,
-    cuda=cuda.kernel(_cuda_backward),
-    triton=triton_kernel("warp", "warp_backward"),
+    reference=_formatted(reference.warp_backward),
+    cpp=_formatted(_cpp_backward),
+    cuda=_formatted(cuda.kernel(_cuda_backward)),
+    triton=_formatted(triton_kernel("warp", "warp_backward")),
 )
 register(
     "warp_nearest",

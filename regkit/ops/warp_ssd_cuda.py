@@ -2,7 +2,8 @@
 
 import torch
 
-from regkit.ops import cuda, lncc_cuda, native
+from regkit.kernels.mean import mean_over
+from regkit.ops import cuda, native
 
 
 def serves(fixed, moving, displacement, *_) -> bool:
@@ -14,10 +15,10 @@ def warp_ssd(fixed, moving, displacement, weight, padding, fill, need_gradient):
     keep = fixed.dtype == moving.dtype
     f, m = ((x if keep else x.float()).contiguous() for x in (fixed, moving))
     u = displacement.float().contiguous()
-    w, count, scale = lncc_cuda.mean_over(fixed, weight)
+    w, divisor, scale = mean_over(fixed, weight, torch.float32)
     gradient = torch.empty(u.shape if need_gradient else 0, dtype=torch.float32, device=u.device)
     geometry = u.shape[1], *f.shape[:2], native.sizes(m.shape[2:]), native.sizes(u.shape[2:])
     partials = torch.zeros(cuda.extension().warp_ssd_blocks(*geometry), dtype=torch.float32, device=u.device)
     into = gradient if need_gradient else None
     cuda.run("warp_ssd", f, m, cuda.STORED[f.dtype], u, w, scale, into, partials, *geometry, padding, fill, device=u.device)
-    return (partials.sum(dtype=torch.float64) / count).float(), gradient
+    return (partials.sum(dtype=torch.float64) / divisor).float(), gradient

@@ -75,7 +75,7 @@ def warp(image: torch.Tensor, displacement: torch.Tensor, padding: int, fill: fl
 def warp_backward(grad, image, displacement, padding, fill, need_image, need_displacement):
     dtype = working_dtype(image, displacement)
     g, moving = grad.to(dtype), image.to(dtype) - fill
-    grad_image, grad_u = torch.zeros_like(moving), torch.zeros_like(displacement, dtype=dtype)
+    grad_image, grad_u = moving.new_zeros(moving.shape), torch.zeros_like(displacement, dtype=dtype)  # contiguous: flatten must not copy it
     for corner in corners(image, displacement, padding, dtype):
         index, weights, slopes = zip(*corner)
         weight = torch.stack(weights).prod(0)[:, None]

@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.benchmarks import defaults, machine, readme, results, table, worker
 from tests.benchmarks.case import IMAGES, SIZES
 from tests.benchmarks.cases import CASES
+from tests.benchmarks.peers import source
 
 
 def arguments() -> argparse.Namespace:
@@ -25,6 +26,10 @@ def arguments() -> argparse.Namespace:
         "--budget", type=float, metavar="SECONDS", help="most timing a provider (default: 5, on a GPU 0.5); one round at least"
     )
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="start no case later; the last half is without torch.compile")
+    parser.add_argument(
+        "--peer-source", nargs="+", action="extend", default=[], metavar="NAME=DIR",
+        help=f"compile and time a peer from a checkout of it, on a GPU: {', '.join(source.SOURCES)}; takes minutes",
+    )  # fmt: skip
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile of the peers")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory (on the CPU a process of its own a provider)")
     parser.add_argument("--dry", action="store_true", help="print only; do not write the results file")
@@ -43,7 +48,9 @@ def main() -> int:
             return readme.rewrite(options.results)
         if options.defaults:
             return defaults.write(options.defaults)
-        work = selected(options)
+        work, sources = selected(options), source.parsed(options.peer_source)
+        if sources and options.device == "cpu":
+            raise ValueError("--peer-source is for --device cuda: these peers are CUDA kernels")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,10 +60,20 @@ def main() -> int:
         return 2
 
     begin = time.monotonic()
+    with source.built(sources) as not_built:
+        return measure(options, work, begin, sources, not_built)
+
+
+def measure(options: argparse.Namespace, work: list[tuple], begin: float, sources: dict[str, Path], not_built: dict[str, str]) -> int:
+    """Times the cases, prints and writes what was found. sources: peers that came as such; not_built: those that failed, and why."""
+    gpu = options.device != "cpu"
     torch.set_num_threads(options.threads)
     described = machine.description(options.device)
+    described["versions"] |= {name: source.SOURCES[name].version(where) for name, where in sources.items() if name not in not_built}
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(machine.line(described), highlight=False)
+    for name, why in not_built.items():
+        console.print(f"{name}: not measured: {why}", highlight=False, markup=False)
     measuring = worker.Worker(
         worker.Options(
             device=options.device,
@@ -80,7 +97,8 @@ def main() -> int:
             if used > 1:
                 late.append(f"{case.name} ({data})")
                 continue
-            measured = measuring.measured(case, data, compiled_peers(case) if used > 0.5 else {})
+            skip = source.not_measured(case.peers, not_built) | (compiled_peers(case) if used > 0.5 else {})
+            measured = measuring.measured(case, data, skip)
             entries.append(results.entry(case, data, measured, bandwidth, described))
             table.show(console, entries[-1])
             if not options.dry:

@@ -36,6 +36,7 @@ CASES = [
             "crashes": Peer(crash),
             "hangs": Peer(hang),
             "needs a package": Peer(lambda image: image, needs="no_such_package"),
+            "needs another": Peer(lambda image: image, needs="no_such_package"),
             "for GPUs": Peer(lambda image: image, devices=("cuda",)),
         },
         bytes_per_unit=8,

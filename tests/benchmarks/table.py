@@ -25,7 +25,7 @@ def show(console: Console, entry: dict) -> None:
         console.print(table)
     else:
         console.print(f"[bold]{entry['case']}   {entry['data']}[/bold]: no figures", highlight=False)
-    for kind, why in (("absent", "not run"), ("failed", "FAILED")):
+    for kind, why in (("absent", "not measured"), ("failed", "FAILED")):
         for name, reason in entry[kind].items():
             console.print(f"{name}: {why}: {reason}", highlight=False, markup=False)
     console.print()

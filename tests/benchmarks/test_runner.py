@@ -17,12 +17,16 @@ def test_failures_are_told_and_do_not_hide_the_rest():
     options = worker.Options("cpu", 1, rounds=2, budget=1, memory=False, compile=False, patience=10, registry="tests.benchmarks.failing")
     measuring = worker.Worker(options)
     try:
-        found = measuring.measured(FAILING[0], "x-ray", {})
+        found = measuring.measured(FAILING[0], "x-ray", {"needs another": "compiling it failed"})
     finally:
         measuring.stop()
     assert list(found["providers"]) == ["regkit cpp", "right"]
     assert all(f["seconds"] > 0 and f["rounds"] >= 1 for f in found["providers"].values())
-    assert found["absent"] == {"needs a package": "no_such_package is not installed", "for GPUs": "does not run on cpu"}
+    assert found["absent"] == {
+        "needs a package": "no_such_package is not installed",
+        "needs another": "compiling it failed",
+        "for GPUs": "does not run on cpu",
+    }
     assert list(found["failed"]) == ["wrong", "not a number", "fails", "crashes", "hangs"]
     assert "differs from regkit cpp by" in found["failed"]["wrong"] and "by inf" in found["failed"]["not a number"]
     assert found["failed"]["fails"] == "ValueError: no such luck"

@@ -46,6 +46,7 @@ def figures(case: OpCase, data: str, options: Options, without: dict[str, str], 
         return without.get(provider.name) or ("left out" if provider.compiled and not options.compile else None)
 
     checked = providers.checked(case, size, options.device, skip, at)
+    checked.absent |= {name: why for name, why in without.items() if name in checked.absent}  # rather than that it is not installed
     times = measure.interleaved(checked.runs, options.device, options.budget, options.rounds, at)
     found = {}
     for name, t in times.items():

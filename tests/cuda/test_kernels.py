@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regkit import ops
+from regkit.ops import lncc_cuda
 from tests.ops.cases import NAMES, assert_same, cases, displacement, randn, reference, value_and_gradients
 from tests.ops.compare import assert_close
 
@@ -77,6 +78,63 @@ def test_gradient_of_an_image_in_fixed_point(dims, device):
     assert got[2].isnan().all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border", "extent"])
+@pytest.mark.parametrize(("spatial", "window"), [((19, 70), 9), ((40, 5, 7), 3), ((4, 18, 66), 5), ((3, 4, 5), 15)], ids=str)
+def test_warp_lncc_of_one_channel(spatial, window, padding, weighted, device):
+    """Its gradient goes on to the displacement in the second sweep. Several chunks along i, several tiles of 16 x 64; two sizes."""
+    fixed, weight = (
+        randn(2, 1, *spatial, dtype=torch.float32).to(device),
+        randn(2, 1, *spatial, seed=1, dtype=torch.float32).abs().to(device),
+    )
+    moving = randn(2, 1, *(n + 2 for n in spatial), seed=2, dtype=torch.float32).to(device)
+    u = displacement(spatial, dtype=torch.float32, size=2.0).to(device)
+
+    def function(u):
+        options = {"weight": weight.to(u)} if weighted else {}
+        return ops.warp_lncc(fixed.to(u), moving.to(u), u, window=window, padding=padding, fill=0.5, **options)
+
+    assert_same("warp_lncc", by_cuda(function, (u,)), [r.cpu() for r in reference(function, (u,))], 2e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_warp_lncc_in_groups_of_items(channels, device, monkeypatch):
+    """The same bits, however many items of a batch go at once."""
+    fixed, moving = (randn(3, channels, 2, 9, 11, seed=seed, dtype=torch.float32).to(device) for seed in (1, 2))
+    u, weight = displacement((2, 9, 11), 3, dtype=torch.float32).to(device), randn(3, 1, 2, 9, 11, dtype=torch.float32).abs().to(device)
+    results = []
+    for group in (lncc_cuda.GROUP, 2 * fixed[0].numel(), 1):
+        monkeypatch.setattr(lncc_cuda, "GROUP", group)
+        results.append(by_cuda(lambda u: ops.warp_lncc(fixed, moving, u, window=3, weight=weight), (u,)))
+    assert results[0][1].abs().max() > 0
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0]))
+
+
+@pytest.mark.parametrize("grad_last", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("dtype", SINGLE, ids=str)
+@pytest.mark.parametrize(("spatial", "channels"), [((19, 37), 8), ((4, 11, 13), 12), ((1, 1), 4), ((3, 1, 2), 4)], ids=str)
+def test_gradient_of_an_image_channels_last(spatial, channels, dtype, padding, grad_last, device):
+    """Four channels at once; smooth displacements, of which voxels share cells with the one above, and rough ones; NaN and infinity too."""
+    last = {"memory_format": torch.channels_last if len(spatial) == 2 else torch.channels_last_3d}
+    image = randn(2, channels, *(n + 1 for n in spatial), dtype=dtype).to(**last)
+    g = randn(2, channels, *spatial, seed=1, dtype=dtype)
+    g[0, 0].view(-1)[0], g[1, -1].view(-1)[-1] = math.nan, math.inf
+    u = displacement(spatial, dtype=torch.float32, size=3.0)
+    u[0] = displacement(spatial, 1, dtype=torch.float32, size=0.1) if min(spatial) > 1 else 0.25
+    call = torch.ops.regkit.warp_backward
+    with ops.backend("reference"):
+        want = call(g.float(), image.float(), u, padding, 0.0, True, False)[0]
+    g = g.to(device, **last) if grad_last else g.to(device)
+    with ops.backend("cuda"):
+        got = call(g, image.to(device), u.to(device), padding, 0.0, True, False)[0]
+    assert got.is_contiguous(**last) and got.dtype == dtype
+    got, finite = got.cpu().float(), want.isfinite()
+    assert torch.equal(got.isfinite(), finite) and torch.equal(got.isnan(), want.isnan())
+    assert_close("gradient of the image", got[finite], want[finite], TOLERANCE[dtype])
+
+
 @pytest.mark.parametrize("metric", ["dot", "ssd"])
 @pytest.mark.parametrize(
     ("spatial", "channels", "radius"),
@@ -124,8 +182,11 @@ def test_gradient_of_an_integration_that_is_no_number(device):
     assert_close("gradient", got[finite], want[finite], 1e-5)
 
 
+WITHOUT_BARRIERS = ["warp channels last"]  # threads add to global memory, in any order
+
+
 @pytest.mark.parametrize("dims", SHAPES)
-@pytest.mark.parametrize("name", CUDA)
+@pytest.mark.parametrize("name", [name for name in CUDA if name not in WITHOUT_BARRIERS])
 def test_no_barrier_is_missing(name, dims, device, monkeypatch):
     """Emulated threads of a block run one after another between barriers: whatever the order, the bits are the same."""
     if device == "cuda":

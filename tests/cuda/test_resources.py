@@ -41,6 +41,10 @@ CEILINGS = {
         r"scatter<.*double, double>": Ceiling(256, 2, 0, "float64 is for checks, not for speed"),
         r"scatter": Ceiling(256, 3, 0, "atomics in flight: 24 warps, with 37 KB of shared memory a block"),
     },
+    "warp_grad_image_last.cu": {
+        r"scatter_last<3": Ceiling(128, 6, 0, "24 warps; a thread keeps 16 sums of a row of cells"),
+        r"scatter_last<2": Ceiling(128, 8, 0, "32 warps; a thread keeps 8 sums"),
+    },
     "correlate_dense.cu": {
         r"forward": Ceiling(128, 3, 64, "108 sums in registers, which three loads from shared memory feed with 36 numbers each"),
         r"backward": Ceiling(128, 3, 0, "36 weights and 32 sums in registers"),
@@ -64,7 +68,9 @@ CEILINGS = {
     },
     "lncc.cu": {
         r"windows<(3|5|7|9|11)>": Ceiling(256, 2, 80, "two blocks: one loads a plane while the other sums"),
-        r"gradient<(3|5|7|9|11), 3>": Ceiling(256, 2, 32, "two blocks, as above"),
+        r"gradient<(3|5|7|9|11), 3, false>": Ceiling(256, 2, 32, "two blocks, as above"),
+        r"gradient<(3|5|7|9), 3, true>": Ceiling(256, 2, 0, "two blocks; sums are not needed while a moving image is sampled"),
+        r"gradient<11, 3, true>": Ceiling(256, 2, 40, "two blocks, as above"),
         r"windows|gradient": Ceiling(256, 1, 0, "larger windows, or both gradients: what a thread keeps of a plane fills its registers"),
     },
 }

@@ -51,6 +51,8 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
     u, v = (displacement(spatial, batch, seed, dtype) for seed in (3, 4))
     weight = randn(batch, 1, *spatial, seed=5, dtype=dtype).abs()
     odd = randn(batch, 2, *(n + 2 for n in spatial), seed=6, dtype=dtype)  # an image of another size
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    four = randn(batch, 4, *spatial, seed=7, dtype=dtype).to(device, memory_format=last)
     larger = tuple(2 * n + 1 for n in spatial)
     keypoints, center = ((randn(batch, 5, dims, seed=seed) + 1) * (torch.tensor(spatial) / 2) for seed in (6, 7))
     basis = randn(5**dims, 7, seed=8, dtype=dtype)
@@ -65,13 +67,16 @@ def cases(spatial: tuple[int, ...], batch: int = 2, dtype: torch.dtype = torch.f
         "warp zeros": Case(lambda a, u: ops.warp(a, u, fill=0.3), (a, u)),
         "warp border": Case(lambda a, u: ops.warp(a, u, padding="border"), (a, u)),
         "warp extent": Case(lambda a, u: ops.warp(a, u, padding="extent", fill=-1.0), (a, u)),
+        "warp channels last": Case(ops.warp, (four, u)),
         "lncc mean": Case(lambda a, b: ops.lncc(a, b, window=5), (a, b)),
         "lncc weighted": Case(lambda a, b: ops.lncc(a, b, window=3, weight=weight), (a, b)),
         "lncc map": Case(lambda a, b: ops.lncc(a, b, window=5, reduction="none"), (a, b)),
         "warp_lncc": Case(lambda u: ops.warp_lncc(a.to(u), odd.to(u), u, window=5, fill=0.3), (u,)),
         "warp_lncc weighted": Case(lambda u: ops.warp_lncc(a.to(u), b.to(u), u, window=3, weight=weight.to(u), padding="border"), (u,)),
         "warp_lncc recomputed": Case(
-            lambda u: ops.warp_lncc(a.to(u), b.to(u), u, window=5, padding="extent", fill=-0.4, recompute=True), (u,)
+            # One channel: on GPUs a path of its own.
+            lambda u: ops.warp_lncc(a[:, :1].to(u), odd[:, 1:].to(u), u, window=5, padding="extent", fill=-0.4, recompute=True),
+            (u,),
         ),
         "warp_ssd": Case(lambda u: ops.warp_ssd(a.to(u), odd.to(u), u, fill=0.3), (u,)),
         "warp_ssd weighted": Case(lambda u: ops.warp_ssd(a.to(u), b.to(u), u, weight=weight.to(u), padding="border"), (u,)),

@@ -113,6 +113,20 @@ def test_many_threads_add_to_one_image_voxel_in_order():
     assert image.grad[0, 0, 1, 1, 1].item() == pytest.approx(120 * 0.75**3)
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+@pytest.mark.parametrize(("channels", "dims", "last"), [(4, 2, True), (8, 3, True), (3, 3, False)])
+def test_gradient_of_an_image_with_strides(channels, dims, last, backend):
+    """Channels last where these come in fours, as the fake says; else contiguous. The same numbers in any case."""
+    image, u = randn(2, channels, *SHAPES[dims]), displacement(SHAPES[dims])
+    formats = torch.contiguous_format, torch.channels_last if dims == 2 else torch.channels_last_3d
+    turned, strided = image.to(memory_format=formats[1]), image.transpose(2, -1).contiguous().transpose(2, -1)
+    with ops.backend(backend):
+        want, *got = (torch.ops.regkit.warp_backward(image, x, u, 0, 0.0, True, False)[0] for x in (image, turned, strided))
+        torch.library.opcheck(torch.ops.regkit.warp_backward.default, (image, turned, u, 0, 0.0, True, False))
+    assert want.abs().sum() > 0 and all(torch.equal(x, want) for x in got)
+    assert got[0].is_contiguous(memory_format=formats[last]) and got[1].is_contiguous()
+
+
 @pytest.mark.parametrize(
     "arguments, error, message",
     [

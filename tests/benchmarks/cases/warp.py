@@ -17,6 +17,12 @@ def with_gradient_of_image(size: Size, generator: torch.Generator) -> dict[str, 
     return inputs.image_and_displacement(size, generator) | {"grad_out": inputs.noise(size.channels, size, generator)}
 
 
+def channels_last(size: Size, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    last = torch.channels_last_3d if size.dims == 3 else torch.channels_last
+    made = with_gradient_of_image(size, generator)
+    return made | {name: made[name].contiguous(memory_format=last) for name in ("image", "grad_out")}
+
+
 def velocity_and_gradient(size, generator):
     return inputs.one_displacement(size, generator) | {"grad_out": inputs.noise(size.dims, size, generator)}
 
@@ -53,6 +59,18 @@ WARP_GRADIENT = replace(
     flops_per_unit=lambda size: 106 if size.dims == 3 else 58,
     tolerance=1e-2,  # at a cell's border the gradient jumps, and the peers round positions differently
     targets={COMPOSITE: 8},
+)
+# Several channels at once, of which the image's gradient is wanted: the features of a network, in either layout.
+WARP_FEATURES = replace(
+    WARP_GRADIENT,
+    name="warp forward+backward (image, features)",
+    gradient=("image",),
+    peers={name: WARP.peers[name] for name in (COMPOSITE, READY_GRID, FIREANTS)},
+    bytes_per_unit=lambda size: 8 * size.dims + 16 * size.channels,  # forward; displacement, incoming gradient, gradient
+    flops_per_unit=lambda size: 2 * (30 + 16 * size.channels if size.dims == 3 else 16 + 8 * size.channels),
+    sizes=("features",),
+    tolerance=1e-3,
+    targets={},
 )
 # Half precision images; the displacement stays float32. torch's grid_sample wants both alike: autocast gives it both in float32.
 AUTOCAST = "composite in float32"
@@ -95,6 +113,13 @@ INTEGRATE_GRADIENT = replace(
 CASES = [
     WARP,
     WARP_GRADIENT,
+    WARP_FEATURES,
+    replace(
+        WARP_FEATURES,
+        name="warp forward+backward (image, features channels last)",
+        inputs=channels_last,
+        peers={name: WARP.peers[name] for name in (COMPOSITE, READY_GRID)},
+    ),
     replace(WARP, name="warp forward, float16", bytes_per_unit=lambda size: 4 * size.dims + 4, **HALF),
     replace(WARP_GRADIENT, name="warp forward+backward, float16", bytes_per_unit=lambda size: 12 * size.dims + 8, **HALF),
     OpCase(

@@ -1,4 +1,5 @@
-"""FireANTs' fused CUDA kernels (github.com/rohitrango/FireANTs: fireants, fireants_fused_ops), called where they are installed."""
+"""FireANTs' fused CUDA kernels (github.com/rohitrango/FireANTs: fireants, fireants_fused_ops), called where they are installed or come as
+source (source.py)."""
 
 import torch
 

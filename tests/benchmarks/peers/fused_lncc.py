@@ -1,4 +1,5 @@
-"""fused-lncc (github.com/minsuk00/fused-lncc), called where it is installed: a CUDA kernel, 3-D, gradient to the first image."""
+"""fused-lncc (github.com/minsuk00/fused-lncc), called where it is installed or comes as source (source.py): a CUDA kernel,
+3-D, gradient to the first image."""
 
 import torch
 
