@@ -52,10 +52,10 @@ def whole(card: "Card", path: Path) -> list[str]:
 
 def _network(card: "Card") -> str:
     """Its name, and what is to be known of one that regkit register --model refuses."""
-    from regkit.models.networks import NETWORKS, PAIR, reads
+    from regkit.models.networks import NETWORKS, reads, registering
 
     takes = reads(NETWORKS[card.network])
-    return card.network if takes == PAIR else f"{card.network} (takes {' and '.join(takes)}; does not register)"
+    return card.network if card.network in registering() else f"{card.network} (takes {' and '.join(takes)}; does not register)"
 
 
 def _size(path: Path) -> str:

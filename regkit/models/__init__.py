@@ -1,10 +1,11 @@
-"""Networks, one file each. Of those that register, `network(fixed, moving)` gives the displacement in voxels; the others help them train
-and see: a segmentation, and an auto-encoder of label maps."""
+"""Networks, one file each. Of most, `network(fixed, moving)` gives the displacement in voxels; GraphRegNet takes similarity maps of
+keypoints; others help them train and see: a segmentation, and an auto-encoder of label maps."""
 
 from regkit.models.acregnet import ACRegNet
 from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.dense_fusion import DenseFusion
+from regkit.models.graphregnet import GraphRegNet
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
 from regkit.models.ldgnet import LDGNet
@@ -16,6 +17,7 @@ __all__ = [
     "AttentionFusion",
     "ConditionalLapIRN",
     "DenseFusion",
+    "GraphRegNet",
     "LDGNet",
     "LabelAutoencoder",
     "LapIRN",

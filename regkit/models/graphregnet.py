@@ -25,7 +25,7 @@ class GraphRegNet(nn.Module):
     """
 
     dims = 3
-    reads = ("similarities", "keypoints")
+    reads = ("similarities",)
 
     def __init__(self, search_radius: int = 14, stride: int = 2, patch_radius: int = 2, neighbours: int = 15, scale: float = 1.5):
         super().__init__()

@@ -1,6 +1,8 @@
 """The networks by name, for configurations, model cards and the command line.
 
-Most register: they take a fixed and a moving image and give the displacement. One that does not says what it takes by an attribute `reads`.
+Most take a fixed and a moving image and give the displacement. One that takes anything else says what by an attribute `reads`:
+"similarities" of keypoints, from which a network registers too, within the displacement embedding; an image or labels, from which it
+does not.
 """
 
 from collections.abc import Mapping
@@ -13,18 +15,20 @@ from regkit.errors import UsageError
 from regkit.models.acregnet import ACRegNet
 from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
+from regkit.models.graphregnet import GraphRegNet
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
 from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
 from regkit.models.voxelmorph import VoxelMorph
 
-PAIR = ("fixed", "moving")
+PAIR, SIMILARITIES = ("fixed", "moving"), ("similarities",)
 NETWORKS: dict[str, type[nn.Module]] = {
     "lapirn": LapIRN,
     "conditional-lapirn": ConditionalLapIRN,
     "voxelmorph": VoxelMorph,
     "ldgnet": LDGNet,
+    "graphregnet": GraphRegNet,
     "attention-fusion": AttentionFusion,
     "ac-regnet": ACRegNet,
     "segmentation-unet": SegmentationUNet,
@@ -45,10 +49,10 @@ def build(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def reads(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
-    """What a network takes: ("fixed", "moving") if it registers, else ("image",) or ("labels",)."""
+    """What a network takes: ("fixed", "moving"), ("similarities",), ("image",) or ("labels",)."""
     return getattr(network, "reads", PAIR)
 
 
 def registering() -> list[str]:
     """The names of the networks that register."""
-    return [name for name, network in NETWORKS.items() if reads(network) == PAIR]
+    return [name for name, network in NETWORKS.items() if reads(network) in (PAIR, SIMILARITIES)]

@@ -5,6 +5,8 @@ cost volumes (N, L) are mapped to d numbers each by a PCA fitted on this pair, E
 (I + lambda L)^-1 E, lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from regkit import ops
@@ -13,6 +15,9 @@ from regkit.features import foerstner_keypoints, laplacian_system, neighbour_gra
 from regkit.registration.basis import load_basis
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.densify import splat, thin_plate_spline
+
+if TYPE_CHECKING:
+    from regkit.models.keypoint_model import KeypointModel
 
 FEWEST = 10  # keypoints below which the stage has nothing to hold on to
 
@@ -68,11 +73,11 @@ def _diffused(values: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingSta
 
 
 def embed(
-    fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, stage: EmbeddingStage
+    fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None, stage: EmbeddingStage, model: "KeypointModel | None" = None
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """A dense displacement (1, D, *spatial) in voxels between two images (1, 1, *spatial) on one grid, and what there is to say of it.
 
-    mask (1, 1, *spatial): where keypoints may lie, or None.
+    mask (1, 1, *spatial): where keypoints may lie, or None. model: a trained network in place of PCA, diffusion and soft-min.
 
     Raises TooFewKeypoints when the fixed scan has fewer than 10.
     """
@@ -83,9 +88,11 @@ def embed(
             f"(at least {FEWEST} are needed); "
             "check the intensity window, or set embedding.enabled = false"
         )
-    dims = fixed.dim() - 2
-    moved = decode(cost_volumes(fixed, moving, keypoints, stage), keypoints, stage, dims)
-    spatial = tuple(fixed.shape[2:])
+    dims, spatial = fixed.dim() - 2, tuple(fixed.shape[2:])
+    if model is None:
+        moved = decode(cost_volumes(fixed, moving, keypoints, stage), keypoints, stage, dims)
+    else:
+        moved = model.decode(cost_volumes(fixed, moving, keypoints, model.search(stage)), keypoints, spatial)
     x = keypoints.float()
     u = splat(x, moved, spatial) if stage.densify == "splat" else thin_plate_spline(x, moved, spatial, smoothing=stage.smoothing)
     return u, {

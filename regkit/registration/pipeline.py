@@ -1,7 +1,7 @@
 """register(): two scans in, a Result out. Reads, aligns, finds the motion, refines it, inverts, measures.
 
-The motion comes from one of two sources: the displacement embedding on the working grid, or a trained network on its own frame. What
-follows is the same for both.
+The motion comes from one of two sources: the displacement embedding on the working grid (by PCA and diffusion, or by a network on its
+similarity maps), or a trained network on its own frame. What follows is the same for both.
 """
 
 import os
@@ -33,6 +33,7 @@ from regkit.registration.refine import refine as refine_field
 from regkit.registration.result import Record, Result
 
 if TYPE_CHECKING:
+    from regkit.models.keypoint_model import KeypointModel
     from regkit.models.predict import Predictor, View
 
 UNSEEN = 0.001  # share of the foreground outside a network's frame that is worth a warning
@@ -85,12 +86,12 @@ def register(
     with _threads(threads), torch.no_grad(), computing_on(where):
         record.threads = torch.get_num_threads()
         with _stage("read", record, progress, where):
-            predictor = _load(config, record, where)
+            predictor, keypoint_model = _load(config, record, where)
             without = {name for name, source in sources.items() if source is None and name.endswith("mask")}
             images = {name: None if name in without else as_image(source, name, header=header) for name, source in sources.items()}
             record.inputs = {name: describe_input(sources[name], image) for name, image in images.items() if image is not None}
             scans = _check(images)
-        result = _run(images, scans, config, predictor, record, progress, where)
+        result = _run(images, scans, config, predictor, keypoint_model, record, progress, where)
         record.peak_gpu_memory_mb = peak_gpu_memory_mb(where)
     record.seconds["total"] = time.perf_counter() - started
     record.peak_memory_mb = _peak_memory_mb()
@@ -102,6 +103,7 @@ def _run(
     scans: list[Image],
     config: Config,
     predictor: "Predictor | None",
+    keypoint_model: "KeypointModel | None",
     record: Record,
     progress: Progress,
     device: torch.device,
@@ -125,13 +127,13 @@ def _run(
     if predictor is not None:
         with stage("network"):
             motion = _predict(predictor, view, affine, fixed, record)
-    elif config.embedding.enabled:
+    elif config.embedding.enabled or keypoint_model is not None:
         with stage("embedding"):
-            motion = _embed(fixed, moving, grid, affine, config, record)
+            motion = _embed(fixed, moving, grid, affine, config, keypoint_model, record)
     else:
         motion = Motion.still(affine, grid, device)
     unfold = config.model.remove_folds
-    if predictor is None or config.model.refine:
+    if config.model.source is None or config.model.refine:
         unfold = config.refine.remove_folds
         with stage("refine"):
             start = motion if motion.grid == grid else motion.extended(scans[0].grid).on(grid)
@@ -165,15 +167,16 @@ def _run(
     )
 
 
-def _load(config: Config, record: Record, device: torch.device) -> "Predictor | None":
-    """The network of the configuration, if it names one."""
+def _load(config: Config, record: Record, device: torch.device) -> tuple["Predictor | None", "KeypointModel | None"]:
+    """The network of the configuration, if it names one: one that takes the scans, or similarities of their keypoints."""
     if config.model.source is None:
-        return None
-    from regkit.models.predict import Predictor  # here: the networks' inputs are prepared by this package
+        return None, None
+    from regkit.models.keypoint_model import KeypointModel, on_keypoints  # here: the networks' inputs are prepared by this package
+    from regkit.models.predict import Predictor
 
-    predictor = Predictor.load(config.model, device)
-    record.model = dict(predictor.about)
-    return predictor
+    model = (KeypointModel if on_keypoints(config.model) else Predictor).load(config.model, device)
+    record.model = dict(model.about)
+    return (None, model) if isinstance(model, KeypointModel) else (model, None)
 
 
 def _affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, record: Record, progress: Progress) -> Affine:
@@ -186,12 +189,12 @@ def _affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, record: Recor
     return affine
 
 
-def _embed(fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, record: Record) -> Motion:
+def _embed(fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, model: "KeypointModel | None", record: Record) -> Motion:
     """The motion by the displacement embedding; the affine alone for scans too small or smooth for it."""
     pair = on_grid(fixed, grid), on_grid(moving, grid, affine)
     mask = None if fixed.mask is None else coverage(fixed, grid, None, True)
     try:
-        displacement, facts = embed(*pair, mask, config.embedding)
+        displacement, facts = embed(*pair, mask, config.embedding, model)
     except TooFewKeypoints as few:
         record.warnings.append(f"no displacement embedding: {few}")
         return Motion.still(affine, grid, fixed.device)

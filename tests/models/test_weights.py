@@ -14,6 +14,7 @@ from regkit.models import (
     ACRegNet,
     AttentionFusion,
     ConditionalLapIRN,
+    GraphRegNet,
     LabelAutoencoder,
     LapIRN,
     LDGNet,
@@ -32,6 +33,7 @@ OPTIONS = {
     "conditional-lapirn": {"levels": 2, "start_channels": 1, "dims": 2, "lite": True},
     "voxelmorph": {"variant": "vxm-1", "dims": 2, "int_downsize": 4},
     "ldgnet": {"enhancement": True, "guidance": False, "dilations": [1, 2], "dims": 2},
+    "graphregnet": {"search_radius": 4, "neighbours": 3},
     "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
     "ac-regnet": {"channels": [2, 4, 4]},
     "segmentation-unet": {"classes": 3, "channels": 2},
@@ -42,12 +44,12 @@ OPTIONS = {
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
     assert set(NETWORKS.values()) == {
-        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder
+        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, GraphRegNet, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder
     }  # fmt: skip
 
 
 def test_what_a_network_takes():
-    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "ldgnet", "attention-fusion", "ac-regnet"]
+    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "ldgnet", "graphregnet", "attention-fusion", "ac-regnet"]
     assert reads(SegmentationUNet) == ("image",) and reads(LabelAutoencoder()) == ("labels",)
 
 
@@ -70,7 +72,8 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert type(loaded) is type(network) and not loaded.training
     assert all(torch.equal(x, loaded.state_dict()[key]) for key, x in network.state_dict().items())
     size = (16, 16 if name == "label-autoencoder" else 32)
-    given = {"image": pair(size)[:1], "labels": [torch.cat(pair(size), 1)]}.get(reads(network)[0], pair(size))
+    maps = torch.rand(4, 9**3), torch.rand(4, 3), torch.arange(4)[:, None]
+    given = {"similarities": maps, "image": pair(size)[:1], "labels": [torch.cat(pair(size), 1)]}.get(reads(network)[0], pair(size))
     with torch.no_grad():
         assert torch.equal(loaded(*given), network.eval()(*given))
     assert list(tmp_path.iterdir()) == [path]  # no draft stays
