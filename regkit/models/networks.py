@@ -17,6 +17,7 @@ from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
 from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
+from regkit.models.similarity_registration import SimilarityRegistration
 from regkit.models.voxelmorph import VoxelMorph
 
 PAIR = ("fixed", "moving")
@@ -27,6 +28,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "ldgnet": LDGNet,
     "attention-fusion": AttentionFusion,
     "ac-regnet": ACRegNet,
+    "similarity-cnn": SimilarityRegistration,
     "segmentation-unet": SegmentationUNet,
     "label-autoencoder": LabelAutoencoder,
 }
