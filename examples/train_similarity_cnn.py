@@ -47,6 +47,7 @@ BASELINES = {"demons": "Demons", "mr-brain": "local NCC, no training"}
 CONFIG = """
 [network]
 width = {width}
+longest = {longest}
 bfloat16 = {bfloat16}
 [samples]
 pairs = {pairs}
@@ -59,10 +60,11 @@ shape = {shape}
 center = "foreground"
 align = "affine"
 [loop]
-batch = 32
+batch = 16
 precision = "auto"
 schedule = "cosine"
 learning_rate = 1e-3
+clip = 1.0
 log_every = 100
 validate_every = 1000
 save_every = 500
@@ -73,6 +75,7 @@ data = "Mindboggle-101 OASIS-TRT (Klein & Tourville 2012, doi:10.3389/fnins.2012
 licence = "CC BY-NC-SA 3.0, as the data's: not to be shipped"
 """
 BOX_MM = (220, 184, 184)  # the paper's is 220 x 220 x 184
+LONGEST_MM = 7.0  # the paper's
 Scores = list[dict[str, Any]]  # a pair each
 
 
@@ -115,7 +118,12 @@ def configuration(arm: str, args: argparse.Namespace) -> Any:
     shape = [2 * round(length / args.spacing / 2) for length in BOX_MM]
     native = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     table = CONFIG.format(
-        width=float(args.width), pairs=args.pairs, spacing=float(args.spacing), shape=shape, arm=arm, bfloat16=str(native).lower()
+        **{name: float(getattr(args, name)) for name in ("width", "spacing")},
+        longest=LONGEST_MM / args.spacing,
+        pairs=args.pairs,
+        shape=shape,
+        arm=arm,
+        bfloat16=str(native).lower(),
     )
     config = training("similarity-cnn").config()
     for text in (table, f"steps = {args.steps}", ARMS[arm][1], *args.set):
@@ -252,7 +260,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ablation", action="store_true", help="also without the cue, and with places drawn evenly")
     parser.add_argument("--arms", nargs="+", default=["full"], choices=list(ARMS), help="what to train (default: full)")
     parser.add_argument("--pairs", type=int, default=10, metavar="N", help="to learn from (default: %(default)s; the paper: 30)")
-    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of each training, of 32 patches (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, metavar="N", help="of each training, of 16 patches (default: %(default)s)")
     parser.add_argument("--width", type=float, default=0.125, metavar="W", help="of the network, over the paper's (default: %(default)s)")
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="voxels that it sees (default: %(default)s; the paper: 1)")
     parser.add_argument("--test-pairs", type=int, metavar="N", help="to evaluate the ablation on (default: all 12)")

