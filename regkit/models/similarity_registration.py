@@ -20,11 +20,21 @@ from regkit.registration.prepare import FOREGROUND
 SEED = 0  # of the places: the same scans give the same field
 
 
+def as_seen(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images of one shape, as the CNN sees them: 0 in the background, the moving one's grey values in the fixed one's distribution.
+
+    A background that was resampled is not 0, but has tails of smoothed edges down to the smallest numbers: their products are below what
+    processors take in their stride, and the maps of such patches take six times as long.
+    """
+    fixed, moving = (torch.where(image > FOREGROUND, image, 0.0) for image in (fixed, moving))
+    return fixed, matched(moving, fixed)
+
+
 class SimilarityRegistration(nn.Module):
     """A SimilarityCNN with all that makes a displacement field of it.
 
-    width, longest: of SimilarityCNN. kernel_sizes: of the maps, odd, in voxels; none for a network without the cue. The paper has four and
-    doesn't say which.
+    width, longest, patch: of SimilarityCNN. kernel_sizes: of the maps, odd, in voxels; none for a network without the cue. The paper has
+    four and doesn't say which.
     share: of the image's voxels, how many are told by the CNN. iterations: times that all is done.
     batch: patches at once. neighbours, spacing, smoothing: of the spline (regkit.registration.local_tps); the paper's is a spline of all
     80,000 points at once, 51 GB.
@@ -42,6 +52,7 @@ class SimilarityRegistration(nn.Module):
         longest: float = 7.0,
         kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         *,
+        patch: int = 27,
         share: float = 0.009,
         iterations: int = 2,
         batch: int = 64,
@@ -56,7 +67,7 @@ class SimilarityRegistration(nn.Module):
                 "share must be above 0 and at most 1, iterations and batch at least 1, kernel_sizes odd, but came as "
                 f"{share}, {iterations}, {batch} and {tuple(kernel_sizes)}"
             )
-        self.cnn = SimilarityCNN(len(kernel_sizes), longest, width)
+        self.cnn = SimilarityCNN(len(kernel_sizes), longest, width, patch)
         self.kernel_sizes, self.share, self.iterations, self.batch = tuple(kernel_sizes), share, iterations, batch
         self.neighbours, self.spacing, self.smoothing, self.bfloat16 = neighbours, spacing, smoothing, bfloat16
 
@@ -72,7 +83,7 @@ class SimilarityRegistration(nn.Module):
             )
         with torch.no_grad():
             pairs = zip(fixed.float().split(1), moving.float().split(1))
-            return torch.cat([self._register(one, matched(other, one)) for one, other in pairs])
+            return torch.cat([self._register(*as_seen(*pair)) for pair in pairs])
 
     def _register(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         weight = importance(fixed, fixed > FOREGROUND).cpu()  # points are drawn on the CPU: the same there as on any GPU

@@ -4,6 +4,7 @@ The motion of each training pair is found once (regkit.registration.ground_truth
 by how much the fixed scan tells there and how far it moves there (regkit.features.active_points); a sample is one of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -17,13 +18,13 @@ from regkit.data.config import Datasets
 from regkit.data.pairs import see_case
 from regkit.errors import InputError, UsageError
 from regkit.features.active_points import active_points, equalised, importance
-from regkit.features.histogram import matched
-from regkit.models.similarity_cnn import SimilarityCNN
+from regkit.models.similarity_registration import as_seen
 from regkit.registration.ground_truth import MapsDemons, ground_truth
 from regkit.registration.prepare import FOREGROUND
 from regkit.registration.progress import Progress, silent
 
 FORMAT = 1  # of the files in the cache, part of their names
+TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class KnownPair:
     fixed: torch.Tensor
     """(1, 1, *frame) float32, 0..1."""
     moving: torch.Tensor
-    """The same, its grey values in the fixed one's distribution."""
+    """The same; both as the CNN sees them."""
     displacement: torch.Tensor
     """(1, 3, *frame) float32, voxels."""
     spacing: torch.Tensor
@@ -89,7 +90,7 @@ def known_pairs(samples: Samples, data: Datasets, seed: int, progress: Progress 
 
         def register() -> tuple[dict[str, torch.Tensor], dict]:
             still, moves = see_case(scans[fixed], grid), see_case(scans[moving], grid, affine)
-            images = still["image"], matched(moves["image"], still["image"])
+            images = as_seen(still["image"], moves["image"])
             maps = still["labels"], moves["labels"]
             u = ground_truth(*images, *maps, data.train.labels, grid, preset=samples.preset, demons=samples.demons)
             tensors = {"fixed": images[0], "moving": images[1], "displacement": u, "spacing": torch.tensor(grid.spacing)}
@@ -112,31 +113,56 @@ def drawn_places(pair: KnownPair, samples: Samples, longest: float, generator: t
 
 
 class PatchDataset(Dataset):
-    """Samples n = 0, 1, 2, ..: {"patches": (2 + K, 27, 27, 27), "displacement": (3,) voxels, "spacing": (3,) mm}, float32.
+    """Samples n = 0, 1, 2, ..: {"patches": (2 + K, P, P, P), "displacement": (3,) voxels, "spacing": (3,) mm}, float32.
 
-    Every place comes once an epoch, in an order that the seed and the epoch decide. places: (N, 4) int64, the number of the pair and the
-    voxel.
+    Every place comes once an epoch, in an order that the seed and the epoch decide, but `TOGETHER` in a row are of one pair: the op works
+    on so many points of an image at once, and takes ten times as long for each of them alone. places: (N, 4) int64, the number of the pair
+    and the voxel. patch_size (P), kernel_sizes: of regkit.ops.similarity_maps.
     """
 
-    def __init__(self, pairs: list[KnownPair], places: torch.Tensor, kernel_sizes: tuple[int, ...], seed: int):
-        self.pairs, self.places, self.kernel_sizes, self.seed = pairs, places, kernel_sizes, seed
-        self._order: tuple[int, np.ndarray] | None = None
+    def __init__(self, pairs: list[KnownPair], places: torch.Tensor, seed: int, *, patch_size: int, kernel_sizes: Sequence[int]):
+        self.pairs, self.places, self.seed = pairs, places, seed
+        self.seen = {"patch_size": patch_size, "kernel_sizes": tuple(kernel_sizes)}
+        self._ordered: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, n: int) -> dict[str, torch.Tensor]:
-        epoch, at = divmod(int(n), len(self.places))
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.places))
-        number, *voxel = self.places[self._order[1][at]].tolist()
-        pair, point = self.pairs[number], torch.tensor(voxel, dtype=torch.float32)[None, None]
-        patches = ops.similarity_maps(pair.fixed, pair.moving, point, patch_size=SimilarityCNN.patch, kernel_sizes=self.kernel_sizes)
-        return {"patches": patches[0, 0], "displacement": pair.displacement[(0, slice(None), *voxel)], "spacing": pair.spacing}
+        return self.__getitems__([n])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Several samples, which is how a DataLoader asks for a batch."""
+        places = torch.stack([self._place(int(n)) for n in numbers])
+        samples: list[dict[str, torch.Tensor]] = [{} for _ in numbers]
+        for number in places[:, 0].unique().tolist():
+            pair, mine = self.pairs[number], (places[:, 0] == number).nonzero()[:, 0]
+            voxels = places[mine, 1:]
+            patches = ops.similarity_maps(pair.fixed, pair.moving, voxels[None].float(), **self.seen)[0]
+            i, j, k = voxels.T
+            for at, seen, moved in zip(mine.tolist(), patches, pair.displacement[0][:, i, j, k].T):
+                samples[at] = {"patches": seen, "displacement": moved, "spacing": pair.spacing}
+        return samples
+
+    def _place(self, n: int) -> torch.Tensor:
+        epoch, at = divmod(n, len(self.places))
+        if self._ordered is None or self._ordered[0] != epoch:
+            self._ordered = epoch, self._order(np.random.default_rng((self.seed, epoch)))
+        return self.places[self._ordered[1][at]]
+
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        """Numbers of places: blocks of one pair each, shuffled; what fills no block comes last."""
+        blocks, rest = [], []
+        for number in range(len(self.pairs)):
+            mine = random.permutation(np.flatnonzero(self.places[:, 0].numpy() == number))
+            whole = len(mine) // TOGETHER * TOGETHER
+            blocks.append(mine[:whole].reshape(-1, TOGETHER))
+            rest.append(mine[whole:])
+        return np.concatenate([random.permutation(np.concatenate(blocks)).ravel(), *rest])
 
 
 def patch_datasets(
-    samples: Samples, pairs: list[KnownPair], kernel_sizes: tuple[int, ...], longest: float, seed: int
+    samples: Samples, pairs: list[KnownPair], longest: float, seed: int, *, patch_size: int, kernel_sizes: Sequence[int]
 ) -> tuple[PatchDataset, PatchDataset]:
     """The samples to learn from, and those that are held out, drawn from all of them.
 
@@ -154,5 +180,5 @@ def patch_datasets(
         )
     shuffled = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))]
     parts = shuffled[samples.held_out :], shuffled[: samples.held_out]
-    learned, held_out = (PatchDataset(pairs, part, kernel_sizes, seed) for part in parts)
+    learned, held_out = (PatchDataset(pairs, part, seed, patch_size=patch_size, kernel_sizes=kernel_sizes) for part in parts)
     return learned, held_out

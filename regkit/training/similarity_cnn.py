@@ -32,6 +32,8 @@ class SimilarityNetwork:
     """Of the convolutions, over the paper's."""
     longest: float = 7.0
     """Voxels along an axis that the CNN can tell; tau of the sampling too."""
+    patch: int = 27
+    """Voxels along an axis: 19, 23, 27 or 31; 19 holds half the longest displacement."""
     kernel_sizes: tuple[int, ...] = (3, 5, 7, 9)
     """Of the similarity maps; empty for a network without them."""
     share: float = 0.009
@@ -91,8 +93,8 @@ class SimilarityTask(Task):
         self.options = asdict(config.network)
         self.network = build("similarity-cnn", self.options)
         pairs, seed = known_pairs(config.samples, data, config.loop.seed), config.loop.seed
-        sizes, longest = config.network.kernel_sizes, config.network.longest
-        self.dataset, self.held_out = patch_datasets(config.samples, pairs, sizes, longest, seed)
+        seen = {"patch_size": config.network.patch, "kernel_sizes": config.network.kernel_sizes}
+        self.dataset, self.held_out = patch_datasets(config.samples, pairs, config.network.longest, seed, **seen)
         self.stages = [Stage("all layers", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:
@@ -120,7 +122,7 @@ def patch_errors(told, samples: PatchDataset, places: Iterable[int], device: tor
     """Sums over the samples of these numbers: "error_mm", "motion_mm" and "count". told: patches (N, 2 + K, ..) to displacements (N, 3)."""
     places, sums = list(places), {"error_mm": 0.0, "motion_mm": 0.0, "count": 0}
     for start in range(0, len(places), BATCH):
-        part = [samples[n] for n in places[start : start + BATCH]]
+        part = samples.__getitems__(places[start : start + BATCH])
         true, spacing = (torch.stack([sample[name] for sample in part]) for name in ("displacement", "spacing"))
         found = told(torch.stack([sample["patches"] for sample in part]).to(device)).float().cpu()
         sums["error_mm"] += float(((found - true) * spacing).norm(dim=1).sum())

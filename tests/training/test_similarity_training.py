@@ -21,11 +21,13 @@ from regkit.training.patches import KnownPair, PatchDataset, Samples, drawn_plac
 from regkit.training.similarity_cnn import SimilarityTask, SimilarityTraining
 
 SHAPE = (30, 32, 28)
+SEEN = {"patch_size": 19, "kernel_sizes": (3, 5)}
 SMALL = """
 steps = 4
 [network]
 width = 0.02
 share = 0.004
+patch = 19
 kernel_sizes = [3, 5]
 [samples]
 pairs = 2
@@ -91,20 +93,21 @@ def test_equalised_places_move_further_than_even_ones():
 
 def test_a_sample_is_what_the_op_gives_at_its_place():
     pairs = [made_pair(0), made_pair(1)]
-    learned, held_out = patch_datasets(Samples(per_pair=50, held_out=8), pairs, (3, 5), 7.0, seed=3)
+    learned, held_out = patch_datasets(Samples(per_pair=50, held_out=8), pairs, 7.0, 3, **SEEN)
     assert len(held_out) == 8 and not {tuple(p) for p in learned.places.tolist()} & {tuple(p) for p in held_out.places.tolist()}
-    seen = set()
-    for n in range(len(learned)):
-        number, *voxel = learned.places[np.random.default_rng((3, 0)).permutation(len(learned))[n]].tolist()
-        seen.add((number, *voxel))
-        if n < 3:
-            patches = ops.similarity_maps(pairs[number].fixed, pairs[number].moving, torch.tensor([[voxel]]).float(), kernel_sizes=(3, 5))
-            assert torch.equal(learned[n]["patches"], patches[0, 0])
-            assert torch.equal(learned[n]["displacement"], pairs[number].displacement[0][(slice(None), *voxel)])
-    assert len(seen) == len(learned)  # every place once
-    torch.testing.assert_close(learned[5], PatchDataset(pairs, learned.places, (3, 5), 3)[5])  # whatever was asked for before
+    ordered = [tuple(learned._place(n).tolist()) for n in range(len(learned))]
+    assert len(set(ordered)) == len(learned) and ordered != [tuple(place) for place in learned.places.tolist()]  # every place once
+    assert all(len({number for number, *_ in ordered[n : n + 16]}) == 1 for n in range(0, len(learned) // 16 * 16 - 16, 16))
+    assert ordered != [tuple(learned._place(n + len(learned)).tolist()) for n in range(len(learned))]  # another order each epoch
+    for n in (0, 30, len(learned) - 1):
+        number, *voxel = ordered[n]
+        patches = ops.similarity_maps(pairs[number].fixed, pairs[number].moving, torch.tensor([[voxel]]).float(), **SEEN)
+        assert torch.equal(learned[n]["patches"], patches[0, 0])
+        assert torch.equal(learned[n]["displacement"], pairs[number].displacement[0][(slice(None), *voxel)])
+    torch.testing.assert_close(learned.__getitems__([5, 40, 7])[1], learned[40])
+    torch.testing.assert_close(learned[5], PatchDataset(pairs, learned.places, 3, **SEEN)[5])  # whatever was asked for before
     with pytest.raises(UsageError, match="hold"):
-        patch_datasets(Samples(per_pair=50, held_out=60), pairs, (3,), 7.0, seed=3)
+        patch_datasets(Samples(per_pair=50, held_out=60), pairs, 7.0, 3, **SEEN)
 
 
 def test_motions_are_found_once(manifest, tmp_path, monkeypatch):
@@ -155,7 +158,7 @@ def test_training_goes_on_as_if_unbroken_and_registers(manifest, tmp_path, monke
 
 def test_it_learns(manifest, tmp_path):
     """The loss of a few samples falls; the score is the mean error on the samples that were held out."""
-    config = override(SimilarityTraining(), tomllib.loads(SMALL) | {"network": {"width": 0.05, "kernel_sizes": [5]}}, "test")
+    config = override(SimilarityTraining(), tomllib.loads(SMALL) | {"network": {"width": 0.05, "kernel_sizes": [5], "patch": 19}}, "test")
     data = datasets(read_manifest(manifest), config.data, multiple=1, cache_dir=tmp_path)
     torch.manual_seed(0)
     task = SimilarityTask(config, data)
