@@ -265,7 +265,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ablation", action="store_true", help="also without the cue, and with places drawn evenly")
     parser.add_argument("--arms", nargs="+", default=["full"], choices=list(ARMS), help="what to train (default: full)")
     parser.add_argument("--pairs", type=int, default=10, metavar="N", help="to learn from (default: %(default)s; the paper: 30)")
-    parser.add_argument("--steps", type=int, default=5000, metavar="N", help="of each training, of 32 patches (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of each training, of 32 patches (default: %(default)s)")
     parser.add_argument("--width", type=float, default=0.125, metavar="W", help="of the network, over the paper's (default: %(default)s)")
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help="voxels that it sees (default: %(default)s; the paper: 1)")
     parser.add_argument("--patch", type=int, default=19, metavar="N", help="voxels of a patch along an axis (default: %(default)s)")

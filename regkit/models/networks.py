@@ -26,9 +26,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "conditional-lapirn": ConditionalLapIRN,
     "voxelmorph": VoxelMorph,
     "ldgnet": LDGNet,
+    "similarity-cnn": SimilarityRegistration,
     "attention-fusion": AttentionFusion,
     "ac-regnet": ACRegNet,
-    "similarity-cnn": SimilarityRegistration,
     "segmentation-unet": SegmentationUNet,
     "label-autoencoder": LabelAutoencoder,
 }

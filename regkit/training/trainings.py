@@ -36,9 +36,9 @@ TRAININGS = {
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
     "ldgnet": Training(LDGNetTraining, LDGNetTask),
+    "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
     "attention-fusion": Training(FusionTraining, FusionTask),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
-    "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
     "segmentation-unet": Training(SegmentationTraining, SegmentationTask),
     "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask),
 }

@@ -44,6 +44,9 @@ log_every = 1
 """
 
 
+CONFIG = override(SimilarityTraining(), tomllib.loads(SMALL), "test")
+
+
 def head(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A dark ball somewhere near the middle of a brighter one, and their labels."""
     random = np.random.default_rng(seed)
@@ -66,6 +69,12 @@ def manifest(tmp_path_factory):
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
     (folder / "small.toml").write_text(SMALL)
     return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def data(manifest):
+    """The made heads as a training has them; what is found of them is kept for all tests."""
+    return datasets(read_manifest(manifest), CONFIG.data, multiple=1, cache_dir=manifest.parent / "cache")
 
 
 def made_pair(seed: int = 0, longest: float = 9.0) -> KnownPair:
@@ -110,22 +119,20 @@ def test_a_sample_is_what_the_op_gives_at_its_place():
         patch_datasets(Samples(per_pair=50, held_out=60), pairs, 7.0, 3, **SEEN)
 
 
-def test_motions_are_found_once(manifest, tmp_path, monkeypatch):
-    config = override(SimilarityTraining(), tomllib.loads(SMALL), "test")
-    data = datasets(read_manifest(manifest), config.data, multiple=1, cache_dir=tmp_path)
+def test_motions_are_found_once(data, monkeypatch):
     told = []
-    pairs = known_pairs(config.samples, data, 0, lambda *what: told.append(what))
+    pairs = known_pairs(CONFIG.samples, data, 0, lambda *what: told.append(what))
     assert len(pairs) == 2 and told[-1][1] == 1.0 and "<-" in told[0][2]
     for pair in pairs:
         after = ops.warp(pair.moving, pair.displacement)
         assert (after - pair.fixed).square().mean() < 0.5 * (pair.moving - pair.fixed).square().mean()
     monkeypatch.setattr("regkit.training.patches.ground_truth", lambda *args, **options: pytest.fail("registered again"))
-    again = known_pairs(replace(config.samples, pairs=1), data, 0)
+    again = known_pairs(replace(CONFIG.samples, pairs=1), data, 0)
     assert torch.equal(again[0].displacement, pairs[0].displacement)
 
 
 def test_training_goes_on_as_if_unbroken_and_registers(manifest, tmp_path, monkeypatch):
-    call = ["train", "similarity-cnn", "--data", str(manifest), "--cache", str(tmp_path / "cache"), "--quiet", "--threads", "1"]
+    call = ["train", "similarity-cnn", "--data", str(manifest), "--cache", str(manifest.parent / "cache"), "--quiet", "--threads", "1"]
     small = ["--config", str(manifest.parent / "small.toml")]
     assert cli.main([*call, *small, "-o", str(tmp_path / "whole")]) == 0
 
@@ -156,12 +163,10 @@ def test_training_goes_on_as_if_unbroken_and_registers(manifest, tmp_path, monke
     assert result.moved.data.shape == SHAPE and result.record.model["card"]["network"] == "similarity-cnn"
 
 
-def test_it_learns(manifest, tmp_path):
+def test_it_learns(data):
     """The loss of a few samples falls; the score is the mean error on the samples that were held out."""
-    config = override(SimilarityTraining(), tomllib.loads(SMALL) | {"network": {"width": 0.05, "kernel_sizes": [5], "patch": 19}}, "test")
-    data = datasets(read_manifest(manifest), config.data, multiple=1, cache_dir=tmp_path)
     torch.manual_seed(0)
-    task = SimilarityTask(config, data)
+    task = SimilarityTask(replace(CONFIG, network=replace(CONFIG.network, width=0.05, kernel_sizes=(5,))), data)
     batch = {name: torch.stack([task.dataset[n][name] for n in range(12)]) for name in task.dataset[0]}
     optimiser, losses = torch.optim.Adam(task.trained(0), lr=2e-3), []
     for _ in range(40):
@@ -183,12 +188,11 @@ def test_changes_of_the_scans_are_refused(wrong):
         override(SimilarityTraining(), {"data": wrong}, "test")
 
 
-def test_mistakes_are_told(manifest, tmp_path, capsys):
+def test_mistakes_are_told(manifest, tmp_path):
     with pytest.raises(UsageError, match="at least 1"):
         Samples(pairs=0)
     bare = tmp_path / "bare.csv"
     bare.write_text("image,split\n" + "".join(f"{manifest.parent / f'{n}.nii.gz'},train\n" for n in range(3)))
-    config = override(SimilarityTraining(), tomllib.loads(SMALL), "test")
-    data = datasets(read_manifest(bare), config.data, multiple=1, cache_dir=tmp_path)
+    unlabelled = datasets(read_manifest(bare), CONFIG.data, multiple=1, cache_dir=tmp_path)
     with pytest.raises(InputError, match="label map"):
-        known_pairs(config.samples, data, 0)
+        known_pairs(CONFIG.samples, unlabelled, 0)
