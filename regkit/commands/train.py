@@ -18,7 +18,8 @@ class Train:
     """
 
     network: Annotated[Positional[str], arg(metavar="NETWORK")]
-    """lapirn, conditional-lapirn, voxelmorph, ldgnet, attention-fusion, ac-regnet, segmentation-unet or label-autoencoder."""
+    """lapirn, conditional-lapirn, voxelmorph, ldgnet, similarity-cnn, attention-fusion, ac-regnet, segmentation-unet or
+    label-autoencoder."""
     data: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="(needed)")] = None
     """Manifest: a line a scan (image, label, mask, landmarks, split, group); see regkit data."""
     out: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT", help_behavior_hint="(needed)")] = None

@@ -128,6 +128,10 @@ class PreparedScans:
         path = self.folder / "alignments" / f"{key(FORMAT, self._keys[fixed], self._keys[moving])}.safetensors"
         return Affine(load_or_make(path, register)[0]["matrix"].numpy())
 
+    def identity(self, case: Case) -> str:
+        """What changes when the prepared scan does: a part of the names of files that follow from it."""
+        return self._keys[case]
+
     def _key(self, case: Case) -> str:
         options = asdict(self.options)
         for name in ("shape", "center"):  # they say what the network sees of a prepared scan

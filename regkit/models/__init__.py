@@ -10,6 +10,8 @@ from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
 from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
+from regkit.models.similarity_cnn import SimilarityCNN
+from regkit.models.similarity_registration import SimilarityRegistration
 from regkit.models.voxelmorph import VoxelMorph
 
 __all__ = [
@@ -22,5 +24,7 @@ __all__ = [
     "LabelAutoencoder",
     "LapIRN",
     "SegmentationUNet",
+    "SimilarityCNN",
+    "SimilarityRegistration",
     "VoxelMorph",
 ]

@@ -20,6 +20,7 @@ from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
 from regkit.models.ldgnet import LDGNet
 from regkit.models.segmentation_unet import SegmentationUNet
+from regkit.models.similarity_registration import SimilarityRegistration
 from regkit.models.voxelmorph import VoxelMorph
 
 PAIR, SIMILARITIES = ("fixed", "moving"), ("similarities",)
@@ -29,6 +30,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "voxelmorph": VoxelMorph,
     "ldgnet": LDGNet,
     "graphregnet": GraphRegNet,
+    "similarity-cnn": SimilarityRegistration,
     "attention-fusion": AttentionFusion,
     "ac-regnet": ACRegNet,
     "segmentation-unet": SegmentationUNet,

@@ -48,7 +48,10 @@ def start(
 
         def prepare() -> Datasets:
             with progress() as told:
-                return datasets(cases, config.data, multiple=config.multiple, seed=config.loop.seed, cache_dir=cache, progress=told)
+                data = datasets(cases, config.data, multiple=config.multiple, seed=config.loop.seed, cache_dir=cache, progress=told)
+                if TRAININGS[kind].prepare is not None:
+                    TRAININGS[kind].prepare(config, data, told)
+                return data
 
         data = _led(world, prepare) or prepare()  # the leader fills the cache, and the others read it
         dims = len(data.train.shape)

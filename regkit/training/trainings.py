@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from regkit.data.config import Datasets
 from regkit.errors import UsageError
+from regkit.registration.progress import Progress
 from regkit.training.acregnet import ACRegNetTask, ACRegNetTraining
 from regkit.training.attention_fusion import FusionTask, FusionTraining
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
@@ -13,6 +15,8 @@ from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraini
 from regkit.training.lapirn import LapIRNTask, LapIRNTraining
 from regkit.training.ldgnet import LDGNetTask, LDGNetTraining
 from regkit.training.segmentation import SegmentationTask, SegmentationTraining
+from regkit.training.similarity_cnn import SimilarityTask, SimilarityTraining
+from regkit.training.similarity_cnn import prepare as prepare_patches
 from regkit.training.task import Task
 from regkit.training.voxelmorph import VoxelMorphTask, VoxelMorphTraining
 
@@ -23,6 +27,8 @@ class Training:
 
     config: Callable[[], Any]
     task: Callable[..., Task]
+    prepare: Callable[[Any, Datasets, Progress], None] | None = None
+    """What takes its time and is kept beside the prepared scans; done before the task is made."""
 
 
 TRAININGS = {
@@ -30,6 +36,7 @@ TRAININGS = {
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
     "ldgnet": Training(LDGNetTraining, LDGNetTask),
+    "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
     "attention-fusion": Training(FusionTraining, FusionTask),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
     "segmentation-unet": Training(SegmentationTraining, SegmentationTask),

@@ -19,6 +19,7 @@ from regkit.models import (
     LapIRN,
     LDGNet,
     SegmentationUNet,
+    SimilarityRegistration,
     VoxelMorph,
     weights,
 )
@@ -36,6 +37,7 @@ OPTIONS = {
     "graphregnet": {"search_radius": 4, "neighbours": 3},
     "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
     "ac-regnet": {"channels": [2, 4, 4]},
+    "similarity-cnn": {"width": 0.02, "kernel_sizes": [3], "patch": 19, "share": 0.002, "iterations": 1},
     "segmentation-unet": {"classes": 3, "channels": 2},
     "label-autoencoder": {"classes": 2, "size": 16, "code": 4},
 }
@@ -44,12 +46,15 @@ OPTIONS = {
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
     assert set(NETWORKS.values()) == {
-        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, GraphRegNet, AttentionFusion, ACRegNet, SegmentationUNet, LabelAutoencoder
+        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, GraphRegNet, SimilarityRegistration, AttentionFusion, ACRegNet, SegmentationUNet,
+        LabelAutoencoder,
     }  # fmt: skip
 
 
 def test_what_a_network_takes():
-    assert registering() == ["lapirn", "conditional-lapirn", "voxelmorph", "ldgnet", "graphregnet", "attention-fusion", "ac-regnet"]
+    assert registering() == [
+        "lapirn", "conditional-lapirn", "voxelmorph", "ldgnet", "graphregnet", "similarity-cnn", "attention-fusion", "ac-regnet"
+    ]  # fmt: skip
     assert reads(SegmentationUNet) == ("image",) and reads(LabelAutoencoder()) == ("labels",)
 
 
@@ -71,7 +76,7 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert read == card
     assert type(loaded) is type(network) and not loaded.training
     assert all(torch.equal(x, loaded.state_dict()[key]) for key, x in network.state_dict().items())
-    size = (16, 16 if name == "label-autoencoder" else 32)
+    size = {"label-autoencoder": (16, 16), "similarity-cnn": (24, 22, 20)}.get(name, (16, 32))
     maps = torch.rand(4, 9**3), torch.rand(4, 3), torch.arange(4)[:, None]
     given = {"similarities": maps, "image": pair(size)[:1], "labels": [torch.cat(pair(size), 1)]}.get(reads(network)[0], pair(size))
     with torch.no_grad():
