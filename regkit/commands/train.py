@@ -18,7 +18,7 @@ class Train:
     """
 
     network: Annotated[Positional[str], arg(metavar="NETWORK")]
-    """lapirn, conditional-lapirn, voxelmorph, ldgnet, similarity-cnn, attention-fusion, ac-regnet, segmentation-unet or
+    """lapirn, conditional-lapirn, voxelmorph, ldgnet, graphregnet, similarity-cnn, attention-fusion, ac-regnet, segmentation-unet or
     label-autoencoder."""
     data: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="(needed)")] = None
     """Manifest: a line a scan (image, label, mask, landmarks, split, group); see regkit data."""

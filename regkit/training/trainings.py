@@ -11,6 +11,8 @@ from regkit.registration.progress import Progress
 from regkit.training.acregnet import ACRegNetTask, ACRegNetTraining
 from regkit.training.attention_fusion import FusionTask, FusionTraining
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
+from regkit.training.graphregnet import GraphTask, GraphTraining
+from regkit.training.graphregnet import prepare as prepare_maps
 from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining
 from regkit.training.lapirn import LapIRNTask, LapIRNTraining
 from regkit.training.ldgnet import LDGNetTask, LDGNetTraining
@@ -36,6 +38,7 @@ TRAININGS = {
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
     "ldgnet": Training(LDGNetTraining, LDGNetTask),
+    "graphregnet": Training(GraphTraining, GraphTask, prepare_maps),
     "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
     "attention-fusion": Training(FusionTraining, FusionTask),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
