@@ -35,6 +35,23 @@ def displaced(u, b, i, j, k, inside, ni, nj, nk, D: tl.constexpr, WORK: tl.const
 
 
 @triton.jit
+def cells_around(ci, cj, ck, mi, mj, mk, PADDING: tl.constexpr, D: tl.constexpr, OFFSET: tl.constexpr):
+    """Of samples at (ci, cj, ck) in an image of mi mj mk cells: offsets of the rows of cells along (i, j), low and high; the cells along k;
+    weights and slopes, low and high, along i, j and k. In 2-D all of i is in the lower rows."""
+    jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
+    kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
+    if D == 3:
+        il, ih, wil, wih, sil, sih = axis_sample(ci, mi, PADDING)
+        row_ll, row_lh = (tl.cast(il, OFFSET) * mj + jl) * mk, (tl.cast(il, OFFSET) * mj + jh) * mk
+        row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
+    else:
+        row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
+        row_hl, row_hh = row_ll, row_lh
+        wil, wih, sil, sih = 1.0 + 0 * wjl, 0 * wjl, 0 * wjl, 0 * wjl
+    return row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, sil, sih, wjl, wjh, sjl, sjh, wkl, wkh, skl, skh
+
+
+@triton.jit
 def _row(image, row, low, high, inside, fill, WORK: tl.constexpr):
     """The two cells of a row of cells, less the fill."""
     return tl.load(image + row + low, mask=inside, other=0.0).to(WORK) - fill, tl.load(image + row + high, mask=inside, other=0.0).to(
@@ -49,14 +66,9 @@ def _forward(image, u, out, channels, mi, mj, mk, ni, nj, nk, fill: tl.float64,
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
     fill = number(fill, WORK)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
-    jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
-    kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
-    if D == 3:
-        il, ih, wil, wih, sil, sih = axis_sample(ci, mi, PADDING)
-        row_ll, row_lh = (tl.cast(il, OFFSET) * mj + jl) * mk, (tl.cast(il, OFFSET) * mj + jh) * mk
-        row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
-    else:
-        row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
+    row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, sil, sih, wjl, wjh, sjl, sjh, wkl, wkh, skl, skh = cells_around(
+        ci, cj, ck, mi, mj, mk, PADDING, D, OFFSET
+    )
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     source = image + tl.cast(b, OFFSET) * channels * cells
     target = out + tl.cast(b, OFFSET) * (channels - D) * voxels + at
@@ -86,14 +98,9 @@ def _grad_displacement(grad, image, u, out, channels, mi, mj, mk, ni, nj, nk, fi
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
     fill = number(fill, WORK)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
-    jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
-    kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
-    if D == 3:
-        il, ih, wil, wih, sil, sih = axis_sample(ci, mi, PADDING)
-        row_ll, row_lh = (tl.cast(il, OFFSET) * mj + jl) * mk, (tl.cast(il, OFFSET) * mj + jh) * mk
-        row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
-    else:
-        row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
+    row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, sil, sih, wjl, wjh, sjl, sjh, wkl, wkh, skl, skh = cells_around(
+        ci, cj, ck, mi, mj, mk, PADDING, D, OFFSET
+    )
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     source = image + tl.cast(b, OFFSET) * channels * cells
     incoming = grad + tl.cast(b, OFFSET) * (channels - D) * voxels + at
@@ -161,16 +168,9 @@ def _grad_image(grad, u, out, unit, channels, mi, mj, mk, ni, nj, nk,
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
     step = 1.0 / tl.load(unit) if FIXED else 1.0  # a power of two: exact
-    jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
-    kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
-    if D == 3:
-        il, ih, wil, wih, sil, sih = axis_sample(ci, mi, PADDING)
-        row_ll, row_lh = (tl.cast(il, OFFSET) * mj + jl) * mk, (tl.cast(il, OFFSET) * mj + jh) * mk
-        row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
-    else:
-        row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
-        row_hl, row_hh = row_ll, row_lh
-        wil, wih = 1.0, 0.0
+    row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, sil, sih, wjl, wjh, sjl, sjh, wkl, wkh, skl, skh = cells_around(
+        ci, cj, ck, mi, mj, mk, PADDING, D, OFFSET
+    )
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     target = out + tl.cast(b, OFFSET) * channels * cells
     incoming = grad + tl.cast(b, OFFSET) * (channels - D) * voxels + at

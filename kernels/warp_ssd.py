@@ -11,8 +11,7 @@ import triton.language as tl
 from regkit.kernels import launch, tiles
 from regkit.kernels.mean import mean_over
 from regkit.kernels.neighbours import number
-from regkit.kernels.sampling import axis_sample
-from regkit.kernels.warp import _row, displaced
+from regkit.kernels.warp import _row, cells_around, displaced
 
 
 @triton.jit
@@ -22,14 +21,9 @@ def _squares(fixed, moving, u, weight, scale, gradient, partials, channels, mi, 
     b, i, j, k, inside = tiles.tile(ni, nj, nk, BLOCK_J, BLOCK_K)
     fill = number(fill, WORK)
     ci, cj, ck, at = displaced(u, b, i, j, k, inside, ni, nj, nk, D, WORK, OFFSET)
-    jl, jh, wjl, wjh, sjl, sjh = axis_sample(cj, mj, PADDING)
-    kl, kh, wkl, wkh, skl, skh = axis_sample(ck, mk, PADDING)
-    if D == 3:
-        il, ih, wil, wih, sil, sih = axis_sample(ci, mi, PADDING)
-        row_ll, row_lh = (tl.cast(il, OFFSET) * mj + jl) * mk, (tl.cast(il, OFFSET) * mj + jh) * mk
-        row_hl, row_hh = (tl.cast(ih, OFFSET) * mj + jl) * mk, (tl.cast(ih, OFFSET) * mj + jh) * mk
-    else:
-        row_ll, row_lh = tl.cast(jl, OFFSET) * mk, tl.cast(jh, OFFSET) * mk
+    row_ll, row_lh, row_hl, row_hh, kl, kh, wil, wih, sil, sih, wjl, wjh, sjl, sjh, wkl, wkh, skl, skh = cells_around(
+        ci, cj, ck, mi, mj, mk, PADDING, D, OFFSET
+    )
     cells, voxels = tl.cast(mi, OFFSET) * mj * mk, tl.cast(ni, OFFSET) * nj * nk
     place = (tl.cast(i, OFFSET) * nj + j) * nk + k
     source = moving + tl.cast(b, OFFSET) * channels * cells
