@@ -1,0 +1,49 @@
+"""examples/train_graphregnet.py on small phantoms: every row of its table, what is done already, and the real pair beside them."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--phantoms", "2", "--test", "1", "--shape", "48", "40", "44", "--spacing", "7", "--landmarks", "40", "--steps", "2", "--quiet"]
+SEARCH = ["--set", "network.patch_radius = 2", "--set", "samples.keypoints = 40", "--set", "samples.per_step = 20"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("train_graphregnet", ROOT / "examples/train_graphregnet.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "EMBEDDED", (0, 8))
+    return module
+
+
+def test_rows(script, tmp_path):
+    rows = script.methods(tmp_path / "basis", tmp_path / "weights", script.parse(["-o", str(tmp_path), *SMALL]))
+    assert list(rows) == [
+        "affine", "no embedding, none", "no embedding, diffusion", "PCA 8 of the pair, none", "PCA 8 of the pair, diffusion",
+        "PCA 8 of the corpus, none", "PCA 8 of the corpus, diffusion", "GraphRegNet", "GraphRegNet, refined", "preset ct-lung",
+    ]  # fmt: skip
+    embedding = rows["PCA 8 of the corpus, none"]["config"].embedding
+    assert (embedding.dimensions, embedding.diffusion, embedding.basis) == (8, 0.0, str(tmp_path / "basis"))
+
+
+def test_the_table(script, tmp_path, monkeypatch, capsys):
+    methods = script.methods
+    chosen = ("PCA 8 of the corpus, diffusion", "GraphRegNet")
+    monkeypatch.setattr(script, "methods", lambda *given: {name: how for name, how in methods(*given).items() if name in chosen})
+    out = tmp_path / "run"
+    assert script.main(["-o", str(out), *SMALL, *SEARCH]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:36].rstrip() for line in printed[1:]] == list(chosen)
+    assert all(0 < float(line[36:].split()[0]) < 40 for line in printed[1:])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert script.main(["-o", str(out), *SMALL, *SEARCH]) == 0  # done already
+    assert capsys.readouterr().out.splitlines() == printed
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
+
+
+def test_what_is_wrong_is_told_before_anything_is_written(script, tmp_path, capsys):
+    assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--set", "network.search_radios = 3"]) == 2
+    assert "search_radios" in capsys.readouterr().err and not (tmp_path / "run").exists()
