@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["--phantoms", "2", "--test", "1", "--shape", "48", "40", "44", "--spacing", "7", "--landmarks", "40", "--steps", "2", "--quiet"]
-SEARCH = ["--set", "network.patch_radius = 2", "--set", "samples.keypoints = 40", "--set", "samples.per_step = 20"]
+SMALL = ["--phantoms", "1", "--test", "1", "--shape", "48", "40", "44", "--spacing", "7", "--landmarks", "20", "--steps", "2", "--quiet"]
+SEARCH = ["--set", "samples.keypoints = 20", "--set", "samples.per_step = 10", "--set", 'data.input.align = "header"']
 
 
 @pytest.fixture
