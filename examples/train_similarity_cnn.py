@@ -2,15 +2,16 @@
 
     python examples/train_similarity_cnn.py --data DIR -o runs/similarity-cnn                     a narrow network, for a CPU
     python examples/train_similarity_cnn.py --data DIR -o runs/similarity-cnn --ablation          and without the cue, and without Eq. (1)
-    python examples/train_similarity_cnn.py --data DIR -o runs/paper --width 1 --spacing 1 --pairs 30 --steps 350000    the paper, on a GPU
+    python examples/train_similarity_cnn.py --data DIR -o runs/paper --width 1 --patch 27 --spacing 1 --pairs 30 --steps 350000    on a GPU
 
 --data: DIR/brain-oasis-trt/NN/{t1,labels}.nii.gz; the last 4 people are for the test (12 ordered pairs), the others to learn from. All are
 aligned by regkit's affine. The tissues of Table 1 are made of the 98 labels (TISSUES): the cortex and grey nuclei; white matter as far as
 it has a label (of the cerebellum, the brain stem and its surroundings; that of the cerebrum has none in this atlas); the ventricles. The
 same maps give the motion to learn from: regkit's preset mr-brain on the intensities, then diffeomorphic Demons on the tissues.
 
-The paper's network takes 43 GFLOP to learn from one patch, which a CPU has not got. So by default the convolutions have an eighth of its
-channels and scans are seen at 2 mm, in a box as large as the paper's; 0.9 % of its voxels are active points, in two composed iterations.
+The paper's network takes 43 GFLOP to learn from one patch, too many for a CPU. So by default, which is what README shows, the convolutions
+have an eighth of its channels, patches 19 voxels along an axis, and scans are seen at 2 mm. The box is about as large as the paper's; 0.9 %
+of its voxels are active points, in two composed iterations.
 
 Dice and ASSD (mm) are of nearest-neighbour tissues on the fixed map's own grid, mean (std) over the pairs; p is of the paired t-test
 against Demons. What is done is not done again, and what was broken off goes on.

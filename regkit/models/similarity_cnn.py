@@ -23,7 +23,7 @@ class SimilarityCNN(nn.Module):
 
     maps: likeness of the subject's patch to the middle of the template's, by size of that middle (regkit.ops.similarity_maps).
     longest: voxels along an axis that the network can tell; the paper's 7 mm.
-    width: of the convolutions, over the paper's. A patch takes 14 GFLOP forward with all channels, 0.26 with an eighth of them.
+    width: of the convolutions, over the paper's. A patch of 27 takes 14 GFLOP forward with all channels, 0.26 with an eighth of them.
     patch: voxels along an axis: 19, 23, 27 or 31.
 
     Cosines of grey values lie near 1, where bfloat16 has steps of 0.004, and hardly differ from place to place: the maps enter as
