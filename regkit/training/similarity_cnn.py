@@ -124,7 +124,7 @@ def patch_errors(told, samples: PatchDataset, places: Iterable[int], device: tor
     for start in range(0, len(places), BATCH):
         part = samples.__getitems__(places[start : start + BATCH])
         true, spacing = (torch.stack([sample[name] for sample in part]) for name in ("displacement", "spacing"))
-        found = told(torch.stack([sample["patches"] for sample in part]).to(device)).float().cpu()
+        found = told(torch.stack([sample["patches"] for sample in part]).to(device)).detach().float().cpu()
         sums["error_mm"] += float(((found - true) * spacing).norm(dim=1).sum())
         sums["motion_mm"] += float((true * spacing).norm(dim=1).sum())
         sums["count"] += len(part)
