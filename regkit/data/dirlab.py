@@ -119,7 +119,7 @@ def _read_landmarks(path: Path, grid: Grid) -> Points:
         raise InputError(f"{path}: not a list of landmarks, x y z a line: {error}") from None
     if voxels.shape[1:] != (3,) or not len(voxels):
         raise InputError(f"{path}: landmarks need 3 numbers a line, x y z, but came as {voxels.shape}")
-    if (voxels < 1).any() or (voxels > np.array(grid.shape)).any():
+    if not ((voxels >= 1) & (voxels <= np.array(grid.shape))).all():  # NaN too
         raise InputError(
             f"{path}: landmarks are voxels counted from 1, up to {grid.shape}, but lie from {voxels.min(0)} to {voxels.max(0)}"
         )

@@ -6,7 +6,7 @@ from regkit import reference
 from regkit.ops import cuda, native, warp_ssd_cuda
 from regkit.ops.backends import register, triton_kernel
 from regkit.ops.chained import chained
-from regkit.ops.warped import checked
+from regkit.ops.warped import checked, stored
 
 
 def warp_ssd(
@@ -46,12 +46,6 @@ torch.library.define(
 def _fake(fixed, moving, displacement, weight, padding, fill, need_gradient):
     dtype = native.working_dtype(fixed, moving, displacement)
     return fixed.new_empty((), dtype=dtype), displacement.new_empty(displacement.shape if need_gradient else 0, dtype=dtype)
-
-
-def stored(fixed: torch.Tensor, moving: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both images, contiguous, in their own dtype where it is one and float64 is not computed with, else in the working dtype."""
-    keep = fixed.dtype == moving.dtype and dtype == torch.float32
-    return tuple((x if keep else x.to(dtype)).contiguous() for x in (fixed, moving))
 
 
 def _cpp(fixed, moving, displacement, weight, padding, fill, need_gradient):

@@ -4,6 +4,7 @@ import torch
 
 from regkit.kernels.mean import mean_over
 from regkit.ops import cuda, native
+from regkit.ops.warped import stored
 
 
 def serves(fixed, moving, displacement, *_) -> bool:
@@ -12,8 +13,7 @@ def serves(fixed, moving, displacement, *_) -> bool:
 
 
 def warp_ssd(fixed, moving, displacement, weight, padding, fill, need_gradient):
-    keep = fixed.dtype == moving.dtype
-    f, m = ((x if keep else x.float()).contiguous() for x in (fixed, moving))
+    f, m = stored(fixed, moving, torch.float32)
     u = displacement.float().contiguous()
     w, divisor, scale = mean_over(fixed, weight, torch.float32)
     gradient = torch.empty(u.shape if need_gradient else 0, dtype=torch.float32, device=u.device)

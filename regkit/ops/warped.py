@@ -1,4 +1,5 @@
-"""What the similarities of an image and a warped one share: their checks. They are differentiable by the displacement only."""
+"""What the similarities of an image and a warped one share: their checks, and how they take the two. They are differentiable by the
+displacement only."""
 
 import torch
 
@@ -29,3 +30,9 @@ def checked(op: str, instead: str, fixed, moving, displacement, weight, padding:
         if torch.is_grad_enabled() and x is not None and x.requires_grad:
             raise TypeError(f"{name} requires a gradient, but {op} is differentiable by the displacement only: detach it, or use {instead}")
     return pad
+
+
+def stored(fixed: torch.Tensor, moving: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both images, contiguous, in their own dtype where it is one and float64 is not computed with, else in the working dtype."""
+    keep = fixed.dtype == moving.dtype and dtype == torch.float32
+    return tuple((x if keep else x.to(dtype)).contiguous() for x in (fixed, moving))

@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from regkit.data.augment import AffineAugmentation
 from regkit.data.config import DataConfig, Datasets
-from regkit.errors import UsageError
 from regkit.models.networks import build
 from regkit.models.similarity_registration import SimilarityRegistration
 from regkit.models.weights import Card
@@ -18,7 +16,7 @@ from regkit.training.config import Loop
 from regkit.training.distributed import World
 from regkit.training.patches import PatchDataset, Samples, known_pairs, patch_datasets
 from regkit.training.registration import card_of
-from regkit.training.single_stage import SingleStage
+from regkit.training.single_stage import SingleStage, check_unchanged, unchanged_data
 from regkit.training.task import Score, Stage, Task
 
 BATCH = 64  # patches at once when the held-out samples are looked at
@@ -59,17 +57,12 @@ class SimilarityTraining(SingleStage):
     network: SimilarityNetwork = SimilarityNetwork()
     samples: Samples = Samples()
     steps: int = 350_000
-    data: DataConfig = field(default_factory=lambda: DataConfig(augmentation=AffineAugmentation(probability=0.0)))
+    data: DataConfig = field(default_factory=unchanged_data)
     loop: Loop = Loop(batch=64, learning_rate=1e-3, schedule="cosine")
 
     def __post_init__(self):
         super().__post_init__()
-        data = self.data
-        if data.mirror or any(change.probability > 0 for change in (data.augmentation, data.elastic, data.intensity)):
-            raise UsageError(
-                "similarity-cnn learns from scans as they are: data.mirror must be empty and the probability of data.augmentation, elastic "
-                "and intensity 0"
-            )
+        check_unchanged("similarity-cnn", self.data)
 
     @property
     def multiple(self) -> int:

@@ -67,6 +67,7 @@ def test_messages(root, tmp_path):
         ("1 2 x\n", "not a list of landmarks"),
         ("0 2 3\n", "counted from 1"),
         ("41 2 3\n", "up to"),
+        ("nan 2 3\n", "counted from 1"),
     ):
         points.write_text(text)
         with pytest.raises(InputError, match=told):
