@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: i
 
 import numpy as np
 
-from regkit.errors import RegkitError
+from regkit.errors import InputError, RegkitError, UsageError
 
 LEAST_MM, MOST_MM = 8.0, 25.0
 EMBEDDED = (0, 256, 512)
@@ -194,7 +194,11 @@ def run(args: argparse.Namespace) -> list[str]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    configuration(args)  # what is wrong with it is told before anything is written
+    configuration(args)  # what is wrong with it, or with what follows, is told before anything is written
+    if min(args.phantoms, args.test) < 1:
+        raise UsageError(f"--phantoms and --test must be at least 1, but are {args.phantoms} and {args.test}")
+    if args.lung is not None and not (args.lung / "lung-ct").is_dir():
+        raise InputError(f"no such folder: {args.lung / 'lung-ct'}; --lung names the directory that holds it")
     args.out.mkdir(parents=True, exist_ok=True)
     manifest = make_phantoms(args)
     weights, basis = train(manifest, args), fit_basis(manifest, args)

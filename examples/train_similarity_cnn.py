@@ -289,7 +289,6 @@ def run(args: argparse.Namespace) -> list[str]:
         torch.set_num_threads(args.threads)
     for arm in args.arms:
         configuration(arm, args)  # what is wrong with it is told before anything is written
-    args.out.mkdir(parents=True, exist_ok=True)
     manifest = write_pairs(args.data, args.out)
     weights = {arm: train(arm, manifest, args) for arm in args.arms}
     rows: dict[str, Scores] = {}

@@ -47,3 +47,10 @@ def test_the_table(script, tmp_path, monkeypatch, capsys):
 def test_what_is_wrong_is_told_before_anything_is_written(script, tmp_path, capsys):
     assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--set", "network.search_radios = 3"]) == 2
     assert "search_radios" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_missing_pair_and_no_phantoms_are_told_at_once(script, tmp_path, capsys):
+    assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--lung", str(tmp_path / "nowhere")]) == 3
+    assert "no such folder" in capsys.readouterr().err
+    assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--test", "0"]) == 2
+    assert "must be at least 1" in capsys.readouterr().err and not (tmp_path / "run").exists()

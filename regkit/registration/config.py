@@ -147,6 +147,8 @@ class Config:
             raise UsageError(
                 "refine.method demons compares intensities and is diffeomorphic by itself; leave similarity and diffeomorphic out"
             )
+        if self.embedding.dimensions < 0:
+            raise UsageError(f"embedding.dimensions must be at least 0, but is {self.embedding.dimensions}")
         if min(self.refine.shrink, default=1) < 1:
             raise UsageError(f"refine.shrink must be at least 1, but is {self.refine.shrink}")
 
