@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regkit.models.doubled import doubled_convolution
 from regkit.models.layers import CONVOLUTION
 from regkit.models.voxelmorph import SLOPE, VARIANTS, VoxelMorph
 
@@ -45,12 +46,12 @@ class Guidance(nn.Module):
     def __init__(self, encoded: int, decoded: int, dims: int):
         super().__init__()
         convolution = CONVOLUTION[dims]
-        self.channels = convolution(encoded + decoded, encoded, 1)
+        self.channels = convolution(decoded + encoded, encoded, 1)
         self.voxels = convolution(2, 1, 1)
 
     def forward(self, encoded: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-        """(B, encoded, *spatial) and (B, decoded, *spatial) to (B, encoded, *spatial)."""
-        both, voxels = self.channels(torch.cat([encoded, decoded], 1)), list(range(2, encoded.dim()))
+        """(B, encoded, *2 n) and (B, decoded, *n), the latter to be doubled, to (B, encoded, *2 n)."""
+        both, voxels = doubled_convolution(self.channels, decoded, encoded), list(range(2, encoded.dim()))
         gated = encoded * torch.sigmoid(both.mean(voxels, keepdim=True) + both.amax(voxels, keepdim=True))
         pooled = torch.cat([gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)], 1)
         return gated * torch.sigmoid(self.voxels(pooled))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from regkit import ops
+from regkit.models.doubled import channels_last, doubled_convolution
 from regkit.models.fields import LevelFields
 from regkit.models.layers import CONVOLUTION, MAX_POOL, check_dims, check_pair, load_strictly
 from regkit.models.voxelmorph_original import from_original_keys
@@ -90,7 +91,7 @@ class VoxelMorph(nn.Module):
         """The displacement, and the velocity on its coarser grid where the network is diffeomorphic."""
         check_pair(fixed, moving, self.dims, self.multiple)
         # In float32 under autocast too: a field needs more than 8 bits.
-        field = self.flow(self._features(torch.cat([moving, fixed], 1))).float()
+        field = self.flow(self._features(channels_last(torch.cat([moving, fixed], 1)))).float().contiguous()
         if not self.diffeomorphic:
             return LevelFields(field, None)
         size = fixed.shape[2:]
@@ -107,12 +108,11 @@ class VoxelMorph(nn.Module):
                 x = MAX_POOL[self.dims](x, 2)
         if not self.pooled:
             beside.pop()
-        x = self.deepest(x)
-        for convolution in self.decode:
-            x = F.interpolate(F.leaky_relu(convolution(x), SLOPE), scale_factor=2, mode="nearest")
+        x = F.leaky_relu(self.decode[0](self.deepest(x)), SLOPE)
+        for convolution in (*self.decode[1:], self.full[0]):
             level = len(beside) - 1
-            x = torch.cat([x, self.beside(level, beside.pop(), x)], 1)
-        for convolution in self.full:
+            x = F.leaky_relu(doubled_convolution(convolution, x, self.beside(level, beside.pop(), x)), SLOPE)
+        for convolution in self.full[1:]:
             x = F.leaky_relu(convolution(x), SLOPE)
         return x
 
@@ -121,7 +121,9 @@ class VoxelMorph(nn.Module):
         return x
 
     def beside(self, level: int, encoded: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-        """The encoder's features of a level (0: the finest) as they are joined to the decoder's: another such place."""
+        """The encoder's features of a level (0: the finest) as they are joined to the decoder's, whose grid is half as fine: another such
+        place.
+        """
         return encoded
 
     @classmethod

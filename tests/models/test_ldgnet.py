@@ -41,8 +41,9 @@ def test_every_parameter_learns(size):
 
 def test_gates_as_formulas():
     torch.manual_seed(0)
-    guide, encoded, decoded = Guidance(3, 5, 2), torch.randn(2, 3, 4, 6), torch.randn(2, 5, 4, 6)
-    both = torch.einsum("oc,bcjk->bojk", guide.channels.weight[..., 0, 0], torch.cat([encoded, decoded], 1))
+    guide, encoded, decoded = Guidance(3, 5, 2), torch.randn(2, 3, 4, 6), torch.randn(2, 5, 2, 3)
+    doubled = decoded.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    both = torch.einsum("oc,bcjk->bojk", guide.channels.weight[..., 0, 0], torch.cat([doubled, encoded], 1))
     both = both + guide.channels.bias[:, None, None]
     gated = encoded * torch.sigmoid(both.mean((2, 3)) + both.flatten(2).amax(2))[..., None, None]
     weight, bias = guide.voxels.weight.flatten(), guide.voxels.bias
