@@ -5,6 +5,7 @@ from regkit.models.acregnet import ACRegNet
 from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
 from regkit.models.dense_fusion import DenseFusion
+from regkit.models.feature_network import FeatureNetwork
 from regkit.models.graphregnet import GraphRegNet
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
@@ -19,6 +20,7 @@ __all__ = [
     "AttentionFusion",
     "ConditionalLapIRN",
     "DenseFusion",
+    "FeatureNetwork",
     "GraphRegNet",
     "LDGNet",
     "LabelAutoencoder",

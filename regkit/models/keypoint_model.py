@@ -13,6 +13,7 @@ from regkit.models.graphregnet import nearest
 from regkit.models.networks import SIMILARITIES, reads
 from regkit.models.weights import find, load_card, load_model
 from regkit.registration.config import EmbeddingStage, ModelStage
+from regkit.registration.descriptors import MIND
 from regkit.registration.provenance import sha256
 
 
@@ -46,9 +47,10 @@ class KeypointModel:
         return cls(name, network.to(device), {"name": name, "path": str(path), "sha256": sha256(path), "card": asdict(card)})
 
     def search(self, stage: EmbeddingStage) -> EmbeddingStage:
-        """The stage with the search that the network was made for."""
+        """The stage with the features and the search that the network was made for."""
         network = self.network
-        return replace(stage, search_radius=network.search_radius, stride=network.stride, patch_radius=network.patch_radius)
+        search = {name: getattr(network, name) for name in ("search_radius", "stride", "patch_radius")}
+        return replace(stage, **search, features=MIND)
 
     def decode(self, cost: torch.Tensor, keypoints: torch.Tensor, spatial: tuple[int, ...]) -> torch.Tensor:
         """(N, 3) displacements in voxels, from similarity maps (N, L) at keypoints (N, 3), voxels of a grid of this size.

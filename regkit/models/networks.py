@@ -15,6 +15,7 @@ from regkit.errors import UsageError
 from regkit.models.acregnet import ACRegNet
 from regkit.models.attention_fusion import AttentionFusion
 from regkit.models.conditional_lapirn import ConditionalLapIRN
+from regkit.models.feature_network import FeatureNetwork
 from regkit.models.graphregnet import GraphRegNet
 from regkit.models.label_autoencoder import LabelAutoencoder
 from regkit.models.lapirn import LapIRN
@@ -29,6 +30,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "conditional-lapirn": ConditionalLapIRN,
     "voxelmorph": VoxelMorph,
     "ldgnet": LDGNet,
+    "feature-network": FeatureNetwork,
     "graphregnet": GraphRegNet,
     "similarity-cnn": SimilarityRegistration,
     "attention-fusion": AttentionFusion,

@@ -13,6 +13,7 @@ import torch
 from regkit.errors import InputError, UsageError
 from regkit.geometry import atomic_path
 from regkit.registration.config import EmbeddingStage
+from regkit.registration.descriptors import identity
 
 FORMAT = "1"  # of the metadata
 SEARCH = ("stride", "search_radius", "patch_radius", "mind_radius", "mind_dilation")  # what the maps depend on
@@ -94,7 +95,7 @@ class Basis:
 
 def search_of(stage: EmbeddingStage, dims: int) -> dict:
     """What a stage's maps depend on."""
-    return {name: getattr(stage, name) for name in SEARCH} | {"dims": dims}
+    return {name: getattr(stage, name) for name in SEARCH} | {"dims": dims, "features": identity(stage)}
 
 
 def load_basis(path: str | Path) -> Basis:

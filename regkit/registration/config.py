@@ -48,6 +48,8 @@ class EmbeddingStage:
     search_radius: int = 10
     """10: 21^3 displacements of `stride` voxels."""
     patch_radius: int = 2
+    features: str = "mind"
+    """What is compared: mind (MIND-SSC), learned (a network's that has learned to predict it), or a weights file of such a network."""
     mind_radius: int = 1
     mind_dilation: int = 1
     dimensions: int = 256

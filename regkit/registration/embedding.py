@@ -1,8 +1,9 @@
 """Displacement embedding (Hansen & Heinrich, MIDL 2020): large motion in one pass.
 
-At keypoints of the fixed scan the MIND-SSC features are compared with those of the moving scan at all displacements of a search cube. The
-cost volumes (N, L) are mapped to d numbers each by a PCA fitted on this pair, E = (C - mu) V; diffusion over the keypoint graph,
-(I + lambda L)^-1 E, lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its displacement.
+At keypoints of the fixed scan the features (MIND-SSC, or a network's) are compared with those of the moving scan at all displacements of a
+search cube. The cost volumes (N, L) are mapped to d numbers each by a PCA, fitted on this pair or over many, E = (C - mu) V; diffusion over
+the keypoint graph, (I + lambda L)^-1 E, lets neighbours agree; and the soft-min of the reconstruction E V^T + mu gives each keypoint its
+displacement.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from regkit.features import foerstner_keypoints, laplacian_system, neighbour_gra
 from regkit.registration.basis import load_basis
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.densify import splat, thin_plate_spline
+from regkit.registration.descriptors import descriptors
 
 if TYPE_CHECKING:
     from regkit.models.keypoint_model import KeypointModel
@@ -27,11 +29,9 @@ class TooFewKeypoints(InputError):
 
 
 def cost_volumes(fixed: torch.Tensor, moving: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:
-    """(N, L) dissimilarities of MIND-SSC patches, L = (2 search_radius + 1)^D displacements, first axis slowest."""
-    features = [
-        ops.mind_ssc(x, radius=stage.mind_radius, dilation=stage.mind_dilation, pool=stage.stride, dtype=torch.float16, channels_last=True)
-        for x in (fixed, moving)
-    ]
+    """(N, L) dissimilarities of patches of features, L = (2 search_radius + 1)^D displacements, first axis slowest."""
+    describe = descriptors(stage, fixed.dim() - 2, fixed.device)
+    features = [describe(x) for x in (fixed, moving)]
     at = torch.div(keypoints, stage.stride, rounding_mode="floor")[None]
     return ops.correlate_keypoints(*features, at, search_radius=stage.search_radius, patch_radius=stage.patch_radius)[0].float()
 

@@ -20,6 +20,7 @@ from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid, Image, as_image, check_mask, check_scan, resample
 from regkit.registration.affine import register_affine
 from regkit.registration.config import PRESETS, Config, with_model
+from regkit.registration.descriptors import descriptors, provenance
 from regkit.registration.device import computing_on, name_of, peak_gpu_memory_mb, resolve, wait
 from regkit.registration.embedding import TooFewKeypoints, embed
 from regkit.registration.field import transforms
@@ -91,6 +92,9 @@ def register(
             images = {name: None if name in without else as_image(source, name, header=header) for name, source in sources.items()}
             record.inputs = {name: describe_input(sources[name], image) for name, image in images.items() if image is not None}
             scans = _check(images)
+            if config.embedding.enabled and config.model.source is None:  # what can't be used is told at once
+                descriptors(config.embedding, scans[0].ndim, where)
+                record.features = provenance(config.embedding)
         result = _run(images, scans, config, predictor, keypoint_model, record, progress, where)
         record.peak_gpu_memory_mb = peak_gpu_memory_mb(where)
     record.seconds["total"] = time.perf_counter() - started

@@ -100,6 +100,7 @@ def run_info(result: Any) -> dict[str, Any]:
         "config": result.config,
         "inputs": record.inputs,
         "model": record.model,
+        "features": record.features,
         "grids": {
             name: {"shape": image.grid.shape, "affine": image.grid.affine}
             for name, image in (("fixed", result.fixed), ("moving", result.moving))

@@ -164,12 +164,17 @@ def card_table(card: dict[str, Any], name: str = "", skip: tuple[str, ...] = ())
 
 
 def model_tables(record: Any) -> list[Table]:
-    """The trained network that found the motion: its file, and what its card says; none where there was no network."""
-    if record.model is None:
-        return []
-    facts = card_table(record.model["card"], "Model", skip=("name", "options", "input", "training", "versions"))
-    rows = [["name", record.model["name"]], ["file", Path(record.model["path"]).name], ["sha256", record.model["sha256"][:12]]]
-    return [Table(rows + facts.rows, "Model")]
+    """The trained network that found the motion, and the one whose features were compared, with their files and what their cards say; none
+    where there was no network.
+    """
+    tables = []
+    for title, about in (("Model", record.model), ("Features", record.features)):
+        if about is not None:
+            facts = card_table(about["card"], title, skip=("name", "options", "input", "training", "versions"))
+            name = about["card"]["name"] or Path(about["path"]).stem
+            rows = [["name", name], ["file", Path(about["path"]).name], ["sha256", about["sha256"][:12]]]
+            tables.append(Table(rows + facts.rows, title))
+    return tables
 
 
 def total_seconds(seconds: dict[str, float]) -> float:

@@ -19,10 +19,11 @@ from regkit.errors import InputError, UsageError
 from regkit.features import foerstner_keypoints
 from regkit.geometry import Affine, Grid
 from regkit.registration.config import EmbeddingStage
+from regkit.registration.descriptors import identity
 from regkit.registration.embedding import cost_volumes
 from regkit.registration.progress import Progress, silent
 
-FORMAT = 1  # of the files in the cache, part of their names
+FORMAT = 2  # of the files in the cache, part of their names
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def known_maps(
         grid, affine = scans.frame(fixed, shape, 1), scans.alignment(fixed, moving)
         stage = asdict(search)
         options = {name: stage[name] for name in ("search_radius", "stride", "patch_radius")} | asdict(samples)
+        options["features"] = identity(search)
         options.pop("per_step")
         place = [list(grid.shape), grid.affine.tolist(), affine.matrix.tolist()]
         marks = _same_landmarks(fixed, moving)

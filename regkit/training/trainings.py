@@ -11,6 +11,7 @@ from regkit.registration.progress import Progress
 from regkit.training.acregnet import ACRegNetTask, ACRegNetTraining
 from regkit.training.attention_fusion import FusionTask, FusionTraining
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
+from regkit.training.feature_network import FeatureTask, FeatureTraining
 from regkit.training.graphregnet import GraphTask, GraphTraining
 from regkit.training.graphregnet import prepare as prepare_maps
 from regkit.training.label_autoencoder import AutoencoderTask, AutoencoderTraining
@@ -38,6 +39,7 @@ TRAININGS = {
     "conditional-lapirn": Training(ConditionalLapIRNTraining, ConditionalLapIRNTask),
     "voxelmorph": Training(VoxelMorphTraining, VoxelMorphTask),
     "ldgnet": Training(LDGNetTraining, LDGNetTask),
+    "feature-network": Training(FeatureTraining, FeatureTask),
     "graphregnet": Training(GraphTraining, GraphTask, prepare_maps),
     "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
     "attention-fusion": Training(FusionTraining, FusionTask),
