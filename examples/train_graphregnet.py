@@ -3,9 +3,10 @@
     python examples/train_graphregnet.py -o runs/graph                       phantoms, the training, the table
     python examples/train_graphregnet.py -o runs/graph --lung DIR            and the CT pair of DIR/lung-ct, laid out as in real_scans.py
 
-Rows are what the embedding makes of the same similarity maps (MIND-SSC, 21^3 displacements): no embedding, or PCA with 256 and 512
-dimensions, fitted on the pair itself, or over the training phantoms' maps (streamed); each with and without diffusion over the keypoints'
-graph; and GraphRegNet in their place. One pass, no refinement after it. Last the preset ct-lung, which refines.
+Rows are what the embedding makes of the same similarity maps (21^3 displacements): of MIND-SSC or of the features that regkit's network
+has learned (`--features` takes other weights); no embedding, or PCA with 256 and 512 dimensions, fitted on the pair itself, or over the
+training phantoms' maps (streamed); each with and without diffusion over the keypoints' graph; and GraphRegNet on MIND in their place. One
+pass, no refinement after it. Last the preset ct-lung, which refines.
 
 Test phantoms have other people and other breaths than those that are learned from; their motion goes from 8 to 25 mm. Errors are of their
 landmarks in mm, mean (std) pooled over the phantoms. What is done is not done again, and a training that was broken off goes on.
@@ -87,40 +88,45 @@ def train(manifest: Path, args: argparse.Namespace) -> Path:
     return run / "last.safetensors"
 
 
-def fit_basis(manifest: Path, args: argparse.Namespace) -> Path:
+def fit_basis(features: str, manifest: Path, args: argparse.Namespace) -> Path:
     """A PCA basis over the maps of all training phantoms, fitted if it is not there."""
     from regkit.data.config import datasets
     from regkit.data.manifest import read_manifest
     from regkit.registration.basis import Basis, StreamedPCA, search_of
     from regkit.registration.config import EmbeddingStage
-    from regkit.training.graphregnet import both_maps
+    from regkit.registration.descriptors import identity
+    from regkit.training.graphregnet import training_maps
 
-    path = args.out / "basis.safetensors"
+    stage = EmbeddingStage(features=features)
+    path = args.out / f"basis-{identity(stage)[:12]}.safetensors"
     if not path.exists():
         config = configuration(args)
         data = datasets(read_manifest(manifest), config.data, multiple=1, cache_dir=args.out / ".regkit-cache")
         streamed = StreamedPCA(2 * EMBEDDED[-1])
-        for maps in both_maps(config, data)[0]:
+        for maps in training_maps(config, data, features):
             streamed.add(maps.cost)
         mean, directions, share = streamed.result(EMBEDDED[-1])
         say(args, f"basis: {streamed.count} maps, {EMBEDDED[-1]} directions hold {100 * share:.1f} % of their variance")
-        Basis(mean, directions, search_of(EmbeddingStage(), 3), f"{args.phantoms} phantoms").save(path)
+        Basis(mean, directions, search_of(stage, 3), f"{args.phantoms} phantoms").save(path)
     return path
 
 
-def methods(basis: Path, weights: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Arguments of regkit.register by the name of the row."""
+def methods(bases: dict[str, Path], weights: Path, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Arguments of regkit.register by the name of the row. bases: by `embedding.features`."""
     from regkit.registration import PRESETS
 
     preset = replace(PRESETS["ct-lung"], spacing_mm=args.spacing)
     levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
     alone = replace(preset, refine=replace(preset.refine, **levels, remove_folds=False))
     rows: dict[str, dict[str, Any]] = {"affine": {"config": replace(alone, embedding=replace(alone.embedding, enabled=False))}}
-    for d in EMBEDDED:
-        for where, path in (("", None),) if d == 0 else (("of the pair", None), ("of the corpus", str(basis))):
-            for diffusion in (0.0, alone.embedding.diffusion):
-                name = f"{'no embedding' if d == 0 else f'PCA {d} {where}'}, {'diffusion' if diffusion else 'none'}"
-                rows[name] = {"config": replace(alone, embedding=replace(alone.embedding, dimensions=d, basis=path, diffusion=diffusion))}
+    for features, basis in bases.items():
+        said = "MIND" if features == "mind" else "learned"
+        for d in EMBEDDED:
+            for where, path in (("", None),) if d == 0 else (("of the pair", None), ("of the corpus", str(basis))):
+                for diffusion in (0.0, alone.embedding.diffusion):
+                    name = f"{said}, {'no embedding' if d == 0 else f'PCA {d} {where}'}, {'diffusion' if diffusion else 'none'}"
+                    stage = replace(alone.embedding, features=features, dimensions=d, basis=path, diffusion=diffusion)
+                    rows[name] = {"config": replace(alone, embedding=stage)}
     rows["GraphRegNet"] = {"config": alone, "model": str(weights)}
     rows["GraphRegNet, refined"] = {"config": preset, "model": str(weights), "refine": True}
     rows["preset ct-lung"] = {"config": preset}
@@ -155,10 +161,10 @@ def evaluate(name: str, how: dict[str, Any], args: argparse.Namespace) -> dict[s
 
 def table(results: dict[str, dict[str, list[list[float]]]]) -> list[str]:
     groups = list(next(iter(results.values())))
-    lines = [f"{'TRE, mm':<36}" + "".join(f" {group:>16}" for group in groups)]
+    lines = [f"{'TRE, mm':<44}" + "".join(f" {group:>16}" for group in groups)]
     for name, found in results.items():
         cells = [np.concatenate(found[group]) for group in groups]
-        lines.append(f"{name:<36}" + "".join(f" {f'{v.mean():.2f} ({v.std():.2f})':>16}" for v in cells))
+        lines.append(f"{name:<44}" + "".join(f" {f'{v.mean():.2f} ({v.std():.2f})':>16}" for v in cells))
     return lines
 
 
@@ -172,6 +178,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="RUN", help="directory of phantoms and training; made when missing"
     )
+    parser.add_argument("--features", default="learned", metavar="FILE", help="weights of a feature-network (default: regkit's own)")
     parser.add_argument("--lung", type=Path, metavar="DIR", help="directory that holds lung-ct")
     parser.add_argument("--phantoms", type=int, default=20, metavar="N", help="to learn from (default: %(default)s)")
     parser.add_argument("--test", type=int, default=10, metavar="N", help="to measure on (default: %(default)s)")
@@ -192,17 +199,21 @@ def run(args: argparse.Namespace) -> list[str]:
     """Makes, trains and evaluates what is missing; the table's lines."""
     import torch
 
+    from regkit.registration.config import EmbeddingStage
+    from regkit.registration.descriptors import identity
+
     if args.threads:
         torch.set_num_threads(args.threads)
     configuration(args)  # what is wrong with it, or with what follows, is told before anything is written
     if min(args.phantoms, args.test) < 1:
         raise UsageError(f"--phantoms and --test must be at least 1, but are {args.phantoms} and {args.test}")
+    identity(EmbeddingStage(features=args.features))
     if args.lung is not None and not (args.lung / "lung-ct").is_dir():
         raise InputError(f"no such folder: {args.lung / 'lung-ct'}; --lung names the directory that holds it")
     args.out.mkdir(parents=True, exist_ok=True)
     manifest = make_phantoms(args)
-    weights, basis = train(manifest, args), fit_basis(manifest, args)
-    return table({name: evaluate(name, how, args) for name, how in methods(basis, weights, args).items()})
+    weights, bases = train(manifest, args), {features: fit_basis(features, manifest, args) for features in ("mind", args.features)}
+    return table({name: evaluate(name, how, args) for name, how in methods(bases, weights, args).items()})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,24 +20,24 @@ def script(monkeypatch):
 
 
 def test_rows(script, tmp_path):
-    rows = script.methods(tmp_path / "basis", tmp_path / "weights", script.parse(["-o", str(tmp_path), *SMALL]))
-    assert list(rows) == [
-        "affine", "no embedding, none", "no embedding, diffusion", "PCA 8 of the pair, none", "PCA 8 of the pair, diffusion",
-        "PCA 8 of the corpus, none", "PCA 8 of the corpus, diffusion", "GraphRegNet", "GraphRegNet, refined", "preset ct-lung",
-    ]  # fmt: skip
-    embedding = rows["PCA 8 of the corpus, none"]["config"].embedding
-    assert (embedding.dimensions, embedding.diffusion, embedding.basis) == (8, 0.0, str(tmp_path / "basis"))
+    bases = {features: tmp_path / features for features in ("mind", "learned")}
+    rows = script.methods(bases, tmp_path / "weights", script.parse(["-o", str(tmp_path), *SMALL]))
+    ways = ["no embedding", "PCA 8 of the pair", "PCA 8 of the corpus"]
+    embedded = [f"{said}, {way}, {diffusion}" for said in ("MIND", "learned") for way in ways for diffusion in ("none", "diffusion")]
+    assert list(rows) == ["affine", *embedded, "GraphRegNet", "GraphRegNet, refined", "preset ct-lung"]
+    found = rows["learned, PCA 8 of the corpus, none"]["config"].embedding
+    assert (found.features, found.dimensions, found.diffusion, found.basis) == ("learned", 8, 0.0, str(tmp_path / "learned"))
 
 
 def test_the_table(script, tmp_path, monkeypatch, capsys):
     methods = script.methods
-    chosen = ("PCA 8 of the corpus, diffusion", "GraphRegNet")
+    chosen = ("learned, PCA 8 of the corpus, diffusion", "GraphRegNet")
     monkeypatch.setattr(script, "methods", lambda *given: {name: how for name, how in methods(*given).items() if name in chosen})
     out = tmp_path / "run"
     assert script.main(["-o", str(out), *SMALL, *SEARCH]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line[:36].rstrip() for line in printed[1:]] == list(chosen)
-    assert all(0 < float(line[36:].split()[0]) < 40 for line in printed[1:])
+    assert [line[:44].rstrip() for line in printed[1:]] == list(chosen)
+    assert all(0 < float(line[44:].split()[0]) < 40 for line in printed[1:])
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert script.main(["-o", str(out), *SMALL, *SEARCH]) == 0  # done already
     assert capsys.readouterr().out.splitlines() == printed

@@ -4,7 +4,7 @@ The authors, who know no displacements, compare the warped features; here phanto
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -106,16 +106,25 @@ class GraphTask(Task):
 
 def both_maps(config: GraphTraining, data: Datasets, progress: Progress = silent) -> tuple[list[KnownMaps], list[KnownMaps]]:
     """The maps of the training pairs and of the validation pairs."""
-    network, samples, train = config.network, config.samples, data.train
-    search = EmbeddingStage(
+    learned, held_out = training_maps(config, data, progress=progress), data.validation
+    if held_out is None:
+        return learned, []
+    return learned, known_maps(held_out.pairs, held_out.scans, held_out.shape, config.samples, _search(config), progress)
+
+
+def training_maps(config: GraphTraining, data: Datasets, features: str = "mind", progress: Progress = silent) -> list[KnownMaps]:
+    """The maps of the training pairs, by features of the embedding (`embedding.features`)."""
+    train, search = data.train, replace(_search(config), features=features)
+    pairs = [tuple(train.pairs.cases[at] for at in train.pairs[k]) for k in range(len(train.pairs))]
+    return known_maps(pairs, train.scans, train.shape, config.samples, search, progress)
+
+
+def _search(config: GraphTraining) -> EmbeddingStage:
+    network, samples = config.network, config.samples
+    return EmbeddingStage(
         search_radius=network.search_radius, stride=network.stride, patch_radius=network.patch_radius, mind_radius=samples.mind_radius,
         mind_dilation=samples.mind_dilation,
     )  # fmt: skip
-    pairs = [tuple(train.pairs.cases[at] for at in train.pairs[k]) for k in range(len(train.pairs))]
-    learned = known_maps(pairs, train.scans, train.shape, samples, search, progress)
-    if data.validation is None:
-        return learned, []
-    return learned, known_maps(data.validation.pairs, data.validation.scans, data.validation.shape, samples, search, progress)
 
 
 def prepare(config: GraphTraining, data: Datasets, progress: Progress) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from regkit import ops
-from regkit.models import lapirn
+from regkit.models import doubled, lapirn, voxelmorph
 from tests.benchmarks import training_step
 
 
@@ -18,7 +18,7 @@ def test_providers_agree(name, size, precision):
     network, batch = training_step.made(name, size, "cpu", channels_last=True)
     steps = training_step.checked(name, network, batch, precision)
     assert len(steps) == 4
-    assert lapirn.ops is ops  # put back
+    assert lapirn.ops is ops and voxelmorph.doubled_convolution is doubled.doubled_convolution  # put back
 
 
 def test_memory_of_half_precision_in_three_dimensions():

@@ -1,8 +1,9 @@
 """A training step of LapIRN and of VoxelMorph, with regkit's ops and with torch's functions: time and peak memory side by side.
 
 `python -m tests.benchmarks.training_step [--size 80,96,112] [--json]`. A step is the forward pass, the losses and the backward pass. Both
-sides have the same layers, for the network is the same object; what differs is what it and the losses take from regkit.ops. Losses and
-gradients are compared before anything is timed.
+sides have the same layers, for the network is the same object; what differs is what it and the losses take from regkit.ops, and that the
+peers' VoxelMorph doubles and joins features before it convolves them, in torch's own layout, as its authors do. Losses and gradients are
+compared before anything is timed.
 
 LapIRN: all three levels, similarity pyramid (windows 7, 5, 3), Dice of two labels and smoothness at the finest. VoxelMorph: local NCC
 (window 9) and smoothness. The peers differ in how they sum over the windows of local NCC: by a convolution with a cube of ones (as the
@@ -25,13 +26,14 @@ from rich.table import Table
 
 from regkit import losses, ops
 from regkit.data.random_field import smooth_random_field
-from regkit.models import LapIRN, VoxelMorph, lapirn, voxelmorph
+from regkit.models import LapIRN, VoxelMorph, doubled, lapirn, voxelmorph
 from tests.benchmarks import machine, measure, memory
 from tests.benchmarks.case import Run, relative_rms
 from tests.benchmarks.peers import lncc, training
 
 EPS = 1e-5
 LABELS = 2
+LAYERS = {name: getattr(doubled, name) for name in ("channels_last", "doubled_convolution")}
 SMALL = 48  # voxels: the networks do not train in half precision on a CPU where their coarsest grid has two along its first axis
 TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2}  # relative RMS of the gradients; a tenth of it for the losses
 REGKIT = "regkit"
@@ -45,16 +47,17 @@ class Provider:
     similarity: Callable[..., torch.Tensor]  # of fixed, warped, windows
     dice: Callable[..., torch.Tensor]  # of fixed and moving labels, displacement
     smoothness: Callable[[torch.Tensor], torch.Tensor]
+    layers: dict[str, Callable]  # what VoxelMorph takes from regkit.models.doubled
 
 
 def by_torch(box: lncc.Box) -> Provider:
     similarity = partial(training.similarity, eps=EPS, box=box)
-    return Provider(training.ops, similarity, partial(training.dice_loss, labels=LABELS), training.smoothness_loss)
+    return Provider(training.ops, similarity, partial(training.dice_loss, labels=LABELS), training.smoothness_loss, training.layers)
 
 
 def by_regkit() -> Provider:
     similarity = lambda fixed, warped, windows: losses.similarity_pyramid(fixed, warped, windows=windows, eps=EPS)  # noqa: E731
-    return Provider(ops, similarity, partial(losses.dice_loss, labels=LABELS), losses.smoothness_loss)
+    return Provider(ops, similarity, partial(losses.dice_loss, labels=LABELS), losses.smoothness_loss, LAYERS)
 
 
 PROVIDERS = {
@@ -99,12 +102,16 @@ NETWORKS = {
 
 @contextmanager
 def taking(module, provider: Provider) -> Iterator[None]:
-    """Within, a network's module has a provider's functions for regkit.ops."""
-    module.ops = provider.ops
+    """Within, a network's module has a provider's functions for regkit.ops and for VoxelMorph's layers."""
+    own = {name: value for name, value in (("ops", ops), *LAYERS.items()) if hasattr(module, name)}
+    for name, value in ({"ops": provider.ops} | provider.layers).items():
+        if name in own:
+            setattr(module, name, value)
     try:
         yield
     finally:
-        module.ops = ops
+        for name, value in own.items():
+            setattr(module, name, value)
 
 
 @dataclass(frozen=True)

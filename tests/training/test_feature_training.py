@@ -15,15 +15,15 @@ from regkit.training.feature_network import FeatureTraining
 from regkit.training.start import start
 
 SMALL = """
-steps = 40
+steps = 120
 network = {channels = 4}
 [data.input]
 shape = [24, 24, 24]
 [loop]
 learning_rate = 1e-2
-validate_every = 40
-save_every = 40
-log_every = 10
+validate_every = 120
+save_every = 120
+log_every = 40
 """
 CONFIG = override(FeatureTraining(), tomllib.loads(SMALL), "test")
 

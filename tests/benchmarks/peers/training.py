@@ -43,6 +43,14 @@ def upsample(u: torch.Tensor, size: Sequence[int], factor: float | Sequence[floa
 ops = SimpleNamespace(warp=warp, integrate_velocity=integrate_velocity, upsample=upsample)
 
 
+def doubled_convolution(convolution: torch.nn.Module, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+    """A decoder's step as U-Nets are written."""
+    return convolution(torch.cat([F.interpolate(coarse, scale_factor=2, mode="nearest"), fine], 1))
+
+
+layers = {"channels_last": lambda x: x, "doubled_convolution": doubled_convolution}
+
+
 def similarity(fixed: torch.Tensor, warped: torch.Tensor, windows: Sequence[int], eps: float, box: lncc.Box) -> torch.Tensor:
     """Local NCC on a pyramid, one window a level from the finest on; one window is plain local NCC."""
     pool, total = F.avg_pool3d if fixed.dim() == 5 else F.avg_pool2d, 0.0
