@@ -29,6 +29,7 @@ from regkit.errors import InputError, RegkitError, UsageError
 
 LEAST_MM, MOST_MM = 8.0, 25.0
 EMBEDDED = (0, 256, 512)
+FITTED = 1000  # maps of a phantom, at most, that a basis is fitted on
 CONFIG = """
 [data.input]
 spacing_mm = {spacing}
@@ -104,7 +105,7 @@ def fit_basis(features: str, manifest: Path, args: argparse.Namespace) -> Path:
         data = datasets(read_manifest(manifest), config.data, multiple=1, cache_dir=args.out / ".regkit-cache")
         streamed = StreamedPCA(2 * EMBEDDED[-1])
         for maps in training_maps(config, data, features):
-            streamed.add(maps.cost)
+            streamed.add(maps.cost[:: -(-len(maps.cost) // FITTED)])
         mean, directions, share = streamed.result(EMBEDDED[-1])
         say(args, f"basis: {streamed.count} maps, {EMBEDDED[-1]} directions hold {100 * share:.1f} % of their variance")
         Basis(mean, directions, search_of(stage, 3), f"{args.phantoms} phantoms").save(path)

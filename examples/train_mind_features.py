@@ -166,7 +166,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--most", type=int, default=4, metavar="N", help="scans of each of these (default: %(default)s)")
     parser.add_argument("--phantoms", type=int, default=10, metavar="N", help="to learn from (default: %(default)s)")
     parser.add_argument("--shape", type=int, nargs=3, default=[168, 140, 160], metavar="N", help="of a phantom (default: 168 140 160)")
-    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of the training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="of the training (default: %(default)s)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the training's configuration; may be repeated"
     )
