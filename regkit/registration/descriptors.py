@@ -42,6 +42,13 @@ def descriptors(stage: EmbeddingStage, dims: int, device: torch.device | str) ->
     return learned
 
 
+def sharpness(stage: EmbeddingStage) -> float:
+    """Of the soft-min over their dissimilarities, where the configuration leaves it open."""
+    if stage.sharpness is not None:
+        return stage.sharpness
+    return 20.0 if stage.features == MIND else 60.0
+
+
 def identity(stage: EmbeddingStage) -> str:
     """Says which features they are: two stages with the same have the same."""
     return MIND if stage.features == MIND else sha256(_weights(stage))

@@ -16,7 +16,7 @@ from regkit.features import foerstner_keypoints, laplacian_system, neighbour_gra
 from regkit.registration.basis import load_basis
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.densify import splat, thin_plate_spline
-from regkit.registration.descriptors import descriptors
+from regkit.registration.descriptors import descriptors, sharpness
 
 if TYPE_CHECKING:
     from regkit.models.keypoint_model import KeypointModel
@@ -61,7 +61,7 @@ def decode(cost: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage, d
         fitted = pca(cost, stage.dimensions) if stage.basis is None else load_basis(stage.basis).of(stage, dims)
         mean, basis = (x.to(cost.device) for x in fitted)
         smooth = torch.addmm(mean, _diffused((cost - mean) @ basis, keypoints, stage), basis.T)
-    return torch.softmax(-stage.sharpness * smooth, 1) @ displacements(stage.search_radius, dims, cost.device) * stage.stride
+    return torch.softmax(-sharpness(stage) * smooth, 1) @ displacements(stage.search_radius, dims, cost.device) * stage.stride
 
 
 def _diffused(values: torch.Tensor, keypoints: torch.Tensor, stage: EmbeddingStage) -> torch.Tensor:

@@ -15,7 +15,7 @@ from regkit.models.weights import Card, save_model
 from regkit.registration import PRESETS, RefineStage, register
 from regkit.registration.basis import Basis, search_of
 from regkit.registration.config import EmbeddingStage
-from regkit.registration.descriptors import descriptors, identity
+from regkit.registration.descriptors import descriptors, identity, sharpness
 
 SMALL = {"channels": 2}
 NONE = RefineStage(shrink=(), iterations=(), window=(), smoothness=(), step=(), remove_folds=False)
@@ -42,6 +42,12 @@ def test_both_lie_alike(weights):
         assert torch.equal(network(image), network(image))
 
 
+def test_sharpness_follows_the_features(weights):
+    stage = EmbeddingStage()
+    assert [sharpness(replace(stage, features=name)) for name in ("mind", weights)] == [20, 60]
+    assert sharpness(replace(stage, features=weights, sharpness=5.0)) == 5
+
+
 def test_weights_that_changed_are_read_again(weights):
     stage, image = EmbeddingStage(features=weights), torch.rand(1, 1, 16, 16, 16)
     before, said = descriptors(stage, 3, "cpu")(image), identity(stage)
@@ -60,7 +66,7 @@ def test_registering_with_learned_features(weights, tmp_path, monkeypatch):
     """A network that gives MIND itself registers as MIND does; record and report name it."""
     monkeypatch.setattr(FeatureNetwork, "forward", true_mind)
     made = phantom((64, 56, 60), spacing=5.0, landmarks=30, motion_mm=20)
-    config = replace(PRESETS["ct-lung"], refine=NONE)
+    config = replace(PRESETS["ct-lung"], refine=NONE, embedding=replace(PRESETS["ct-lung"].embedding, sharpness=20.0))
     found = {}
     for features in ("mind", weights):
         options = replace(config, embedding=replace(config.embedding, features=features, keypoints=300, search_radius=4, patch_radius=1))
