@@ -73,7 +73,10 @@ def configuration(args: argparse.Namespace) -> Any:
 
     config = training("graphregnet").config()
     for text in (CONFIG.format(spacing=args.spacing), f"steps = {args.steps}", *args.set):
-        config = override(config, tomllib.loads(text), "train_graphregnet")
+        try:
+            config = override(config, tomllib.loads(text), "train_graphregnet")
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"--set {text}: {error}") from None
     return config if args.config is None else override(config, read_toml(args.config), str(args.config))
 
 
@@ -201,14 +204,14 @@ def run(args: argparse.Namespace) -> list[str]:
     import torch
 
     from regkit.registration.config import EmbeddingStage
-    from regkit.registration.descriptors import identity
+    from regkit.registration.descriptors import descriptors
 
     if args.threads:
         torch.set_num_threads(args.threads)
     configuration(args)  # what is wrong with it, or with what follows, is told before anything is written
     if min(args.phantoms, args.test) < 1:
         raise UsageError(f"--phantoms and --test must be at least 1, but are {args.phantoms} and {args.test}")
-    identity(EmbeddingStage(features=args.features))
+    descriptors(EmbeddingStage(features=args.features), 3, "cpu")
     if args.lung is not None and not (args.lung / "lung-ct").is_dir():
         raise InputError(f"no such folder: {args.lung / 'lung-ct'}; --lung names the directory that holds it")
     args.out.mkdir(parents=True, exist_ok=True)

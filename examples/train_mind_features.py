@@ -6,7 +6,7 @@
 The network learns from parts of 48^3 voxels, turned, scaled, shifted, of changed contrast and with noise; half of them are of phantoms
 (2 mm), half of hippocampi (1 mm). Errors are of whole scans that it has not seen, over all voxels: the mean squared error; the variance of
 MIND, which is the error of the best constant; and what share of that variance the network explains. The weights are
-RUN/features/model.safetensors, for `embedding.features`; as "learned" regkit brings those that this script's defaults give.
+RUN/features/last.safetensors, for `embedding.features`; as "learned" regkit brings those that this script's defaults give.
 What is done is not done again, and a training that was broken off goes on.
 """
 

@@ -47,6 +47,10 @@ def test_the_table(script, tmp_path, monkeypatch, capsys):
 def test_what_is_wrong_is_told_before_anything_is_written(script, tmp_path, capsys):
     assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--set", "network.search_radios = 3"]) == 2
     assert "search_radios" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--set", "network."]) == 2
+    assert "--set network." in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert script.main(["-o", str(tmp_path / "run"), *SMALL, "--features", "hippocampus"]) == 2
+    assert "not a feature-network" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_a_missing_pair_and_no_phantoms_are_told_at_once(script, tmp_path, capsys):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from regkit import ops
-from regkit.errors import UsageError
+from regkit.errors import InputError, UsageError
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.provenance import sha256
 
@@ -22,7 +22,8 @@ SHIPPED = "mind-features"  # the model that is meant by LEARNED
 def descriptors(stage: EmbeddingStage, dims: int, device: torch.device | str) -> Callable[[torch.Tensor], torch.Tensor]:
     """What maps an image (1, 1, *n) to features (1, C, *(n // stride)), float16, a voxel's channels side by side.
 
-    Raises UsageError for a network that there is not, that gives no features, or of another stride or number of axes than asked for.
+    Raises UsageError for a network that there is not, that gives no features, or of another stride or number of axes than asked for; the
+    mapping InputError where features are no numbers.
     """
     layout = torch.channels_last_3d if dims == 3 else torch.channels_last
     if stage.features == MIND:
@@ -37,7 +38,12 @@ def descriptors(stage: EmbeddingStage, dims: int, device: torch.device | str) ->
 
     def learned(image: torch.Tensor) -> torch.Tensor:
         with torch.autocast(image.device.type, enabled=False):
-            return network(image.float()).to(torch.float16, memory_format=layout)
+            found = network(image.float()).to(torch.float16, memory_format=layout)
+        if not bool(found.isfinite().all()):
+            raise InputError(
+                f"embedding.features {stage.features}: a feature is NaN or infinite for these scans; its weights cannot be used"
+            )
+        return found
 
     return learned
 

@@ -8,7 +8,7 @@ import torch
 
 from regkit import ops
 from regkit.data import phantom
-from regkit.errors import UsageError
+from regkit.errors import InputError, UsageError
 from regkit.metrics import tre
 from regkit.models import FeatureNetwork, VoxelMorph
 from regkit.models.weights import Card, save_model
@@ -98,6 +98,11 @@ def test_what_cannot_be_used_is_told(weights, tmp_path):
         descriptors(stage, 2, "cpu")
     with pytest.raises(UsageError, match="no model nowhere"):
         descriptors(replace(stage, features="nowhere"), 3, "cpu")
+    broken = FeatureNetwork(2)
+    torch.nn.init.constant_(broken.head.bias, float("nan"))
+    nan = str(save_model(tmp_path / "nan.safetensors", broken, Card("feature-network", SMALL)))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        descriptors(replace(stage, features=nan), 3, "cpu")(torch.rand(1, 1, 16, 16, 16))
     other = save_model(tmp_path / "other.safetensors", VoxelMorph(), Card("voxelmorph"))
     with pytest.raises(UsageError, match="is a voxelmorph, not a feature-network"):
         descriptors(replace(stage, features=str(other)), 3, "cpu")
