@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import sys
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,16 +67,12 @@ def make_phantoms(args: argparse.Namespace) -> Path:
 
 
 def configuration(args: argparse.Namespace) -> Any:
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override_by
     from regkit.training.trainings import training
 
     config = training("graphregnet").config()
-    for text in (CONFIG.format(spacing=args.spacing), f"steps = {args.steps}", *args.set):
-        try:
-            config = override(config, tomllib.loads(text), "train_graphregnet")
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"--set {text}: {error}") from None
-    return config if args.config is None else override(config, read_toml(args.config), str(args.config))
+    tables = (CONFIG.format(spacing=args.spacing), f"steps = {args.steps}", *args.set)
+    return override_by(config, tables, args.config, "train_graphregnet")
 
 
 def train(manifest: Path, args: argparse.Namespace) -> Path:

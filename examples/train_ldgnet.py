@@ -23,7 +23,6 @@ import json
 import os
 import pickle
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: i
 import numpy as np
 from train_lapirn import BRAIN, SETS, write_pairs
 
-from regkit.errors import InputError, RegkitError, UsageError
+from regkit.errors import InputError, RegkitError
 
 MODELS = {"A": (False, False), "B": (True, False), "C": (False, True), "D": (True, True)}  # guidance, enhancement
 ROWS = {"A": "A  VoxelMorph", "B": "B  guidance", "C": "C  enhancement", "D": "D  LDGNet"}
@@ -122,7 +121,7 @@ def write_ixi(home: Path, run: Path) -> Path:
 
 def configuration(model: str, seed: int, args: argparse.Namespace) -> Any:
     """A model's configuration."""
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override_by
     from regkit.training.trainings import training
 
     guidance, enhancement = MODELS[model]
@@ -135,12 +134,7 @@ def configuration(model: str, seed: int, args: argparse.Namespace) -> Any:
         *args.set,
     ]
     config = training("ldgnet").config()
-    for table in tables:
-        try:
-            config = override(config, tomllib.loads(table), "train_ldgnet")
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"--set {table}: {error}") from None
-    return config if args.config is None else override(config, read_toml(args.config), str(args.config))
+    return override_by(config, tables, args.config, "train_ldgnet")
 
 
 def train(model: str, seed: int, manifest: Path, args: argparse.Namespace) -> list[Figures]:

@@ -13,7 +13,6 @@ What is done is not done again, and a training that was broken off goes on.
 import argparse
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,16 +93,12 @@ def scans_of(name: str, args: argparse.Namespace) -> list[Path]:
 
 
 def configuration(args: argparse.Namespace) -> Any:
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override_by
     from regkit.training.trainings import training
 
     config = training("feature-network").config()
-    for text in (CONFIG, f"steps = {args.steps}", *args.set):
-        try:
-            config = override(config, tomllib.loads(text), "train_mind_features")
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"--set {text}: {error}") from None
-    return config if args.config is None else override(config, read_toml(args.config), str(args.config))
+    tables = (CONFIG, f"steps = {args.steps}", *args.set)
+    return override_by(config, tables, args.config, "train_mind_features")
 
 
 def train(manifest: Path, args: argparse.Namespace) -> Path:

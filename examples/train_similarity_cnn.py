@@ -22,7 +22,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def configuration(arm: str, args: argparse.Namespace) -> Any:
     """What is trained, and how."""
     import torch
 
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override_by
     from regkit.training.trainings import training
 
     if args.spacing <= 0 or args.width <= 0:
@@ -132,12 +131,8 @@ def configuration(arm: str, args: argparse.Namespace) -> Any:
         bfloat16=str(native).lower(),
     )
     config = training("similarity-cnn").config()
-    for text in (table, f"steps = {args.steps}", ARMS[arm][1], *args.set):
-        try:
-            config = override(config, tomllib.loads(text), "train_similarity_cnn")
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"--set {text}: {error}") from None
-    return config if args.config is None else override(config, read_toml(args.config), str(args.config))
+    tables = (table, f"steps = {args.steps}", ARMS[arm][1], *args.set)
+    return override_by(config, tables, args.config, "train_similarity_cnn")
 
 
 def train(arm: str, manifest: Path, args: argparse.Namespace) -> Path:

@@ -2,7 +2,7 @@
 the pipeline otherwise has PCA, diffusion and soft-min."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,9 @@ from regkit.errors import InputError, UsageError
 from regkit.models import networks
 from regkit.models.graphregnet import nearest
 from regkit.models.networks import SIMILARITIES, reads
-from regkit.models.weights import find, load_card, load_model
+from regkit.models.weights import about, find, load_card, load_model
 from regkit.registration.config import EmbeddingStage, ModelStage
 from regkit.registration.descriptors import MIND
-from regkit.registration.provenance import sha256
 
 
 def on_keypoints(stage: ModelStage) -> bool:
@@ -44,7 +43,7 @@ class KeypointModel:
             raise UsageError(f"model {name} ({card.network}) was trained for one smoothness and takes no other; leave smoothness out")
         if stage.align not in (None, "affine"):
             raise UsageError(f"model {name} ({card.network}) follows regkit's affine registration; leave model.align out")
-        return cls(name, network.to(device), {"name": name, "path": str(path), "sha256": sha256(path), "card": asdict(card)})
+        return cls(name, network.to(device), about(path, card))
 
     def search(self, stage: EmbeddingStage) -> EmbeddingStage:
         """The stage with the features and the search that the network was made for."""

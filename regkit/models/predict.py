@@ -5,7 +5,7 @@ displacement is in voxels of the frame and leads to the aligned moving scan: the
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -15,10 +15,9 @@ from regkit.errors import InputError, UsageError
 from regkit.geometry import Affine, Grid, Image
 from regkit.models.input import NetworkInput, Prepared, alignment, frame, prepare, see
 from regkit.models.networks import PAIR, reads, registering
-from regkit.models.weights import find, load_model
+from regkit.models.weights import about, find, load_model
 from regkit.registration.config import ModelStage
 from regkit.registration.motion import Motion
-from regkit.registration.provenance import sha256
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Predictor:
             network.to(device),
             card.input if stage.align is None else replace(card.input, align=stage.align),
             {} if stage.smoothness is None else {"smoothness": stage.smoothness},
-            {"name": name, "path": str(path), "sha256": sha256(path), "card": asdict(card)},
+            about(path, card),
             device,
         )
 

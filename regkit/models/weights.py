@@ -19,6 +19,7 @@ from regkit.geometry import atomic_path
 from regkit.models.input import NetworkInput
 from regkit.models.layers import load_strictly
 from regkit.models.networks import NETWORKS, build
+from regkit.registration.provenance import sha256
 from regkit.registration.toml import override
 
 FORMAT = "1"  # of the metadata
@@ -111,6 +112,11 @@ def read_card(metadata: Mapping[str, str], path: Path) -> Card:
         return Card(**values, input=override(NetworkInput(), seen, "input"))
     except (ValueError, AttributeError, TypeError, UsageError) as error:  # not JSON, not tables, or not a card's
         raise InputError(f"{path} holds a model card that cannot be read: {error}") from None
+
+
+def about(path: Path, card: Card) -> dict[str, Any]:
+    """Where a network's weights came from and their card, for the record of a registration."""
+    return {"name": card.name or path.stem, "path": str(path), "sha256": sha256(path), "card": asdict(card)}
 
 
 def shipped() -> dict[str, Path]:

@@ -62,14 +62,12 @@ def identity(stage: EmbeddingStage) -> str:
 
 def provenance(stage: EmbeddingStage) -> dict[str, Any] | None:
     """Of learned features where the weights came from, for the record of a registration; None for MIND. Raises as `descriptors` does."""
-    from dataclasses import asdict
-
-    from regkit.models.weights import load_card
+    from regkit.models.weights import about, load_card
 
     if stage.features == MIND:
         return None
     path = _weights(stage)
-    return {"path": str(path), "sha256": sha256(path), "card": asdict(load_card(path))}
+    return about(path, load_card(path))
 
 
 def _weights(stage: EmbeddingStage) -> Path:

@@ -32,7 +32,7 @@ class Record:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] | None = None  # of a trained network: name, path, sha256, card
-    features: dict[str, Any] | None = None  # of a network whose features the embedding compares: path, sha256, card
+    features: dict[str, Any] | None = None  # of a network whose features the embedding compares: the same
 
 
 @dataclass

@@ -4,6 +4,7 @@ TOML has no null: an unset option is written as "none". Nested dataclasses are t
 """
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,6 +57,19 @@ def override(config: C, values: dict[str, Any], source: str = "configuration", p
         return replace(config, **changes)
     except (ValueError, TypeError, UsageError) as error:  # raised by the dataclass's own checks
         raise UsageError(f"{source}: {error}") from None
+
+
+def override_by(config: C, tables: Iterable[str], file: str | Path | None, source: str) -> C:
+    """`config` with what pieces of TOML say (those of --set among them), one after the other, and last a configuration file's.
+
+    Raises UsageError as `override` and `read_toml` do, and for a piece that is no TOML.
+    """
+    for table in tables:
+        try:
+            config = override(config, tomllib.loads(table), source)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"--set {table}: {error}") from None
+    return config if file is None else override(config, read_toml(file), str(file))
 
 
 def _nearest(key: str, names: list[str]) -> str | None:

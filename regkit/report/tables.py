@@ -171,8 +171,7 @@ def model_tables(record: Any) -> list[Table]:
     for title, about in (("Model", record.model), ("Features", record.features)):
         if about is not None:
             facts = card_table(about["card"], title, skip=("name", "options", "input", "training", "versions"))
-            name = about["card"]["name"] or Path(about["path"]).stem
-            rows = [["name", name], ["file", Path(about["path"]).name], ["sha256", about["sha256"][:12]]]
+            rows = [["name", about["name"]], ["file", Path(about["path"]).name], ["sha256", about["sha256"][:12]]]
             tables.append(Table(rows + facts.rows, title))
     return tables
 
