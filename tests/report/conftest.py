@@ -65,6 +65,7 @@ def build(
         inputs={"fixed": {"path": "/scans/a & b.nii.gz", "sha256": "ab" * 32, "dtype": "int16"}},
         versions={"regkit": "0.1.0"},
         model=None,
+        features=None,
     )
     return SimpleNamespace(
         fixed=fixed,
