@@ -14,6 +14,7 @@ from regkit.models import (
     ACRegNet,
     AttentionFusion,
     ConditionalLapIRN,
+    FeatureNetwork,
     GraphRegNet,
     LabelAutoencoder,
     LapIRN,
@@ -38,6 +39,7 @@ OPTIONS = {
     "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
     "ac-regnet": {"channels": [2, 4, 4]},
     "similarity-cnn": {"width": 0.02, "kernel_sizes": [3], "patch": 19, "share": 0.002, "iterations": 1},
+    "feature-network": {"channels": 2},
     "segmentation-unet": {"classes": 3, "channels": 2},
     "label-autoencoder": {"classes": 2, "size": 16, "code": 4},
 }
@@ -46,8 +48,8 @@ OPTIONS = {
 def test_every_network_is_named():
     assert set(OPTIONS) == set(NETWORKS)
     assert set(NETWORKS.values()) == {
-        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, GraphRegNet, SimilarityRegistration, AttentionFusion, ACRegNet, SegmentationUNet,
-        LabelAutoencoder,
+        LapIRN, ConditionalLapIRN, VoxelMorph, LDGNet, FeatureNetwork, GraphRegNet, SimilarityRegistration, AttentionFusion, ACRegNet,
+        SegmentationUNet, LabelAutoencoder,
     }  # fmt: skip
 
 
