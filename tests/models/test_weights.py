@@ -39,7 +39,7 @@ OPTIONS = {
     "attention-fusion": {"attention": {"channels": 2}, "registration": {"channels": [2, 2, 4], "scales": 2, "diffeomorphic": True}},
     "ac-regnet": {"channels": [2, 4, 4]},
     "similarity-cnn": {"width": 0.02, "kernel_sizes": [3], "patch": 19, "share": 0.002, "iterations": 1},
-    "feature-network": {"channels": 2},
+    "feature-network": {"channels": 2, "dims": 2},
     "segmentation-unet": {"classes": 3, "channels": 2},
     "label-autoencoder": {"classes": 2, "size": 16, "code": 4},
 }
