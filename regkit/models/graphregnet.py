@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regkit.models.folded import FoldedConv3d, along_axes, gaussian, linear
+
 CHANNELS = 4
 SIGMA = 1.0  # of the smoothed copies, in steps of the search
 
@@ -58,7 +60,7 @@ class GraphRegNet(nn.Module):
             )
         cost = self.scale * cost.reshape(-1, 1, side, side, side)
         seen = [cost, smoothed(cost)]
-        guess = F.interpolate(self.first(torch.cat(seen, 1), keypoints, graph), size=[side] * 3, mode="trilinear")
+        guess = along_axes(linear(self.search_radius + 1, side), self.first(torch.cat(seen, 1), keypoints, graph))
         return self.second(torch.cat([*seen, guess, smoothed(guess)], 1), keypoints, graph)[:, 0]
 
     def displacements(self, heat: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,7 @@ class Hourglass(nn.Module):
         self.graph = nn.ModuleList(GraphConvolution(n * 4 * c + 3, 4 * c) for n in (1, 2, 3))
         self.up = nn.ModuleList(_layer(i, o) for i, o in ((4 * c, 2 * c), (2 * c, c)))
         self.join = nn.ModuleList(_layer(i, o) for i, o in ((4 * c, 2 * c), (2 * c, c)))
-        self.out = nn.Conv3d(c, 1, 3, padding=1)
+        self.out = FoldedConv3d(c, 1, 3, padding=1)
 
     def forward(self, x: torch.Tensor, keypoints: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:
         levels = []
@@ -91,7 +93,7 @@ class Hourglass(nn.Module):
             seen.append(layer(torch.cat(seen, 1), graph))
         x = seen[-1]
         for level, up, join in zip(levels[-2::-1], self.up, self.join):
-            x = up(F.interpolate(x, size=level.shape[2:], mode="trilinear"))
+            x = up(along_axes(linear(x.shape[-1], level.shape[-1]), x))
             x = join(torch.cat([x, level], 1))
         return self.out(x)
 
@@ -119,18 +121,12 @@ class GraphConvolution(nn.Module):
 
 
 def smoothed(x: torch.Tensor) -> torch.Tensor:
-    """Gaussian of SIGMA steps over each map of (N, 1, S, S, S), five taps along each axis, border repeated."""
-    taps = torch.exp(-torch.arange(-2.0, 3.0, device=x.device).square() / (2 * SIGMA**2))
-    taps = (taps / taps.sum()).to(x.dtype)
-    for axis in range(3):
-        shape, pad = [1, 1, 1], [0] * 6
-        shape[axis], pad[4 - 2 * axis], pad[5 - 2 * axis] = 5, 2, 2
-        x = F.conv3d(F.pad(x, pad, mode="replicate"), taps.reshape(1, 1, *shape))
-    return x
+    """Gaussian of SIGMA steps over each map of (.., S, S, S), five taps along each axis, border repeated."""
+    return along_axes(gaussian(x.shape[-1], SIGMA), x)
 
 
 def _layer(channels: int, out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv3d(channels, out, 3, stride=stride, padding=1, bias=False), nn.InstanceNorm3d(out), nn.LeakyReLU(0.01))
+    return nn.Sequential(FoldedConv3d(channels, out, 3, stride=stride, padding=1, bias=False), nn.InstanceNorm3d(out), nn.LeakyReLU(0.01))
 
 
 def nearest(keypoints: torch.Tensor, count: int) -> torch.Tensor:

@@ -72,7 +72,7 @@ class GraphTask(Task):
         self.options = asdict(config.network)
         self.network = build("graphregnet", self.options)
         learned, held_out = both_maps(config, data)
-        self.dataset, self.held_out = MapDataset(learned, config.samples.per_step, config.loop.seed), held_out
+        self.dataset, self.held_out = MapDataset(learned, config.samples, config.loop.seed), held_out
         self.stages = [Stage("all layers", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:
@@ -109,14 +109,14 @@ def both_maps(config: GraphTraining, data: Datasets, progress: Progress = silent
     learned, held_out = training_maps(config, data, progress=progress), data.validation
     if held_out is None:
         return learned, []
-    return learned, known_maps(held_out.pairs, held_out.scans, held_out.shape, config.samples, _search(config), progress)
+    return learned, known_maps(held_out.pairs, held_out.scans, held_out.shape, config.samples, _search(config), progress=progress)
 
 
 def training_maps(config: GraphTraining, data: Datasets, features: str = "mind", progress: Progress = silent) -> list[KnownMaps]:
-    """The maps of the training pairs, by features of the embedding (`embedding.features`)."""
+    """The maps of the training pairs and their copies, by features of the embedding (`embedding.features`)."""
     train, search = data.train, replace(_search(config), features=features)
     pairs = [tuple(train.pairs.cases[at] for at in train.pairs[k]) for k in range(len(train.pairs))]
-    return known_maps(pairs, train.scans, train.shape, config.samples, search, progress)
+    return known_maps(pairs, train.scans, train.shape, config.samples, search, config.samples.copies, progress)
 
 
 def _search(config: GraphTraining) -> EmbeddingStage:

@@ -2,22 +2,26 @@
 
 Pairs of scans come with landmarks, the same ones in both (column landmarks of the manifest): as many as there are, such as the thousands
 that a phantom knows. Their places and Foerstner keypoints make the graph; the landmarks alone have a displacement to learn. Maps are made
-once and kept beside the prepared scans.
+once and kept beside the prepared scans. What an affine leaves of a breath is small beside what it may leave of a patient's; so further
+copies of a pair have their moving scan bent at random, and their landmarks know it.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from regkit import ops
 from regkit.data.cache import key, load_or_make
+from regkit.data.elastic import ElasticAugmentation
 from regkit.data.manifest import Case
 from regkit.data.pairs import see_case
 from regkit.data.scans import PreparedCase, PreparedScans, read_landmarks
 from regkit.errors import InputError, UsageError
 from regkit.features import foerstner_keypoints
-from regkit.geometry import Affine, Grid
+from regkit.geometry import Affine, DisplacementField, Grid
 from regkit.registration.config import EmbeddingStage
 from regkit.registration.descriptors import identity
 from regkit.registration.embedding import cost_volumes
@@ -36,10 +40,20 @@ class MapSamples:
     """Non-maximum suppression of keypoints: window in voxels."""
     per_step: int = 512
     """Of landmarks and keypoints, drawn for a step: as many landmarks as others, where there are."""
+    copies: int = 1
+    """Maps of each pair to learn from: the scans as they are, and copies whose moving scan is bent, each in its own way."""
+    elastic: ElasticAugmentation = field(default_factory=lambda: ElasticAugmentation(probability=1.0, amplitude=8.0, sigma=20.0))
+    """How a copy's moving scan is bent, in voxels of the frame."""
+    mirror: tuple[int, ...] = (0, 1, 2)
+    """Axes along which a step's pair is turned round, maps, places and displacements, each with probability 1/2."""
     mind_radius: int = 1
     mind_dilation: int = 1
 
     def __post_init__(self):
+        if self.copies < 1 or any(axis not in (0, 1, 2) for axis in self.mirror):
+            raise UsageError(
+                f"samples.copies must be at least 1 and samples.mirror of axes 0, 1 and 2, but are {self.copies} and {list(self.mirror)}"
+            )
         if min(self.keypoints, self.spread) < 1 or self.per_step < 2:
             raise UsageError(
                 f"samples.keypoints and spread must be at least 1 and per_step at least 2, but are {self.keypoints}, {self.spread} and "
@@ -66,30 +80,36 @@ class KnownMaps:
 
 def known_maps(
     pairs: list[tuple[Case, Case]], scans: PreparedScans, shape: tuple[int, ...] | None, samples: MapSamples, search: EmbeddingStage,
-    progress: Progress = silent,
+    copies: int = 1, progress: Progress = silent,
 ) -> list[KnownMaps]:  # fmt: skip
     """The maps of every (fixed, moving) pair, made where the cache has not got them yet. search: radius, stride and patch of the maps.
 
+    copies: of every pair; all but the first with the moving scan bent as `samples.elastic` says, by random numbers that follow from the
+        pair and the copy alone.
     Raises InputError where a scan has no landmarks, a pair other numbers of them, or none lies in the frame.
     """
-    found = []
-    for n, (fixed, moving) in enumerate(pairs):
-        progress("similarity maps", n / len(pairs), f"{fixed.name} <- {moving.name}")
+    found, wanted = [], [(*pair, copy) for copy in range(copies) for pair in pairs]
+    for n, (fixed, moving, copy) in enumerate(wanted):
+        progress("similarity maps", n / len(wanted), f"{fixed.name} <- {moving.name}")
         grid, affine = scans.frame(fixed, shape, 1), scans.alignment(fixed, moving)
         stage = asdict(search)
-        options = {name: stage[name] for name in ("search_radius", "stride", "patch_radius")} | asdict(samples)
+        options = {name: stage[name] for name in ("search_radius", "stride", "patch_radius")}
+        options |= {name: getattr(samples, name) for name in ("keypoints", "spread", "mind_radius", "mind_dilation")}
         options["features"] = identity(search)
-        options.pop("per_step")
         place = [list(grid.shape), grid.affine.tolist(), affine.matrix.tolist()]
         marks = _same_landmarks(fixed, moving)
-        name = key(FORMAT, scans.identity(fixed), scans.identity(moving), place, [m.tolist() for m in marks], options)
+        known = [scans.identity(fixed), scans.identity(moving), place, [m.tolist() for m in marks]]
+        bending = [copy, asdict(samples.elastic)] if copy else []
+        name = key(FORMAT, *known, options, *bending)
 
         def make() -> tuple[dict[str, torch.Tensor], dict]:
-            made = _maps(scans[fixed], scans[moving], marks, grid, affine, samples, search)
+            random = torch.Generator().manual_seed(int(key(*known, copy)[:12], 16))
+            bent = samples.elastic.draw(grid.shape, random) if copy else None
+            made = _maps(scans[fixed], scans[moving], marks, grid, affine, bent, samples, search)
             return made, {"fixed": fixed.name, "moving": moving.name}
 
         tensors, _ = load_or_make(scans.folder / "maps" / f"{name}.safetensors", make)
-        found.append(KnownMaps(**tensors, name=f"{fixed.name} <- {moving.name}"))
+        found.append(KnownMaps(**tensors, name=f"{fixed.name} <- {moving.name}" + (f", bent ({copy})" if copy else "")))
     progress("similarity maps", 1.0, "")
     return found
 
@@ -112,12 +132,15 @@ def _maps(
     marks: list[np.ndarray],
     grid: Grid,
     affine: Affine,
+    bent: torch.Tensor | None,
     samples: MapSamples,
     search: EmbeddingStage,
 ) -> dict[str, torch.Tensor]:
-    seen, moves = see_case(fixed, grid), see_case(moving, grid, affine)
-    places = grid.to_index(marks[0])
-    truth = grid.to_index(affine.inverse().apply(marks[1])) - places
+    seen, moves = see_case(fixed, grid), see_case(moving, grid, affine, bent=bent)
+    places, gone = grid.to_index(marks[0]), grid.to_index(affine.inverse().apply(marks[1]))
+    if bent is not None:  # at y one sees what was at y + bent(y)
+        gone = DisplacementField.from_voxels(ops.invert(bent)[0].numpy(), Grid(grid.shape, np.eye(4))).apply(gone)
+    truth = gone - places
     voxels = np.floor(places + 0.5).astype(np.int64)
     inside = ((voxels >= 0) & (voxels < np.array(grid.shape))).all(1)
     if not inside.any():
@@ -135,11 +158,12 @@ def _maps(
 class MapDataset(Dataset):
     """Samples n = 0, 1, 2, ..: of one pair `per_step` rows of what KnownMaps holds, landmarks first; "known" says how many those are.
 
-    Every pair comes once an epoch, in an order that the seed and the epoch decide; rows are drawn by the seed and n.
+    Every pair comes once an epoch, in an order that the seed and the epoch decide; rows, and axes that are turned round, are drawn by the
+    seed and n.
     """
 
-    def __init__(self, maps: list[KnownMaps], per_step: int, seed: int):
-        self.maps, self.per_step, self.seed = maps, per_step, seed
+    def __init__(self, maps: list[KnownMaps], samples: MapSamples, seed: int):
+        self.maps, self.per_step, self.mirror, self.seed = maps, samples.per_step, samples.mirror, seed
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -152,7 +176,19 @@ class MapDataset(Dataset):
         others = min(self.per_step - marked, len(maps.cost) - known)
         rows = np.concatenate([random.permutation(known)[:marked], known + random.permutation(len(maps.cost) - known)[:others]])
         rows = torch.from_numpy(rows)
-        return {
+        sample = {
             "cost": maps.cost[rows], "keypoints": maps.keypoints[rows], "moved": maps.moved[rows[:marked]], "shape": maps.shape,
             "known": torch.tensor(marked),
         }  # fmt: skip
+        return sample | turned(sample, [axis for axis in self.mirror if random.integers(2)])
+
+
+def turned(sample: dict[str, torch.Tensor], axes: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Maps, places and displacements of a sample as they are found where both scans are turned round along these axes."""
+    cost, keypoints, moved = sample["cost"], sample["keypoints"].clone(), sample["moved"].clone()
+    side = round(cost.shape[1] ** (1 / 3))
+    cost = cost.unflatten(1, (side, side, side)).flip([1 + axis for axis in axes]).flatten(1)
+    for axis in axes:
+        keypoints[:, axis] = sample["shape"][axis] - 1 - keypoints[:, axis]
+        moved[:, axis] *= -1
+    return {"cost": cost, "keypoints": keypoints, "moved": moved}

@@ -9,12 +9,14 @@ import torch
 from regkit.data import phantom
 from regkit.data.config import datasets
 from regkit.data.manifest import read_manifest
+from regkit.data.pairs import see_case
 from regkit.errors import InputError, UsageError
 from regkit.models.weights import load_card
+from regkit.registration.embedding import cost_volumes
 from regkit.registration.toml import override
 from regkit.training import known_maps
 from regkit.training.distributed import World
-from regkit.training.graphregnet import GraphTask, GraphTraining
+from regkit.training.graphregnet import GraphTask, GraphTraining, _search
 from regkit.training.start import start
 
 SMALL = """
@@ -85,6 +87,47 @@ def test_what_is_learned_is_the_phantoms_motion(task):
     assert maps.moved.norm(dim=1).max() > 1
 
 
+def test_turned_round_is_what_the_turned_scans_give(task, data):
+    """Maps, places and displacements of scans turned round along an axis, for an axis at a time and for two."""
+    maps, (fixed, moving) = task.dataset.maps[0], (data.train.pairs.cases[at] for at in data.train.pairs[0])
+    grid, affine = data.train.scans.frame(fixed, data.train.shape, 1), data.train.scans.alignment(fixed, moving)
+    seen = [see_case(data.train.scans[case], grid, to)["image"] for case, to in ((fixed, None), (moving, affine))]
+    sample = {"cost": maps.cost, "keypoints": maps.keypoints, "moved": maps.moved, "shape": maps.shape}
+    for axes in ([0], [1], [0, 2]):
+        got = known_maps.turned(sample, axes)
+        want = cost_volumes(*(image.flip([2 + axis for axis in axes]) for image in seen), got["keypoints"], _search(task.config))
+        assert (got["cost"].float() - want).abs().max() < 2e-3
+        signs = torch.tensor([-1.0 if axis in axes else 1.0 for axis in range(3)])
+        assert torch.equal(got["moved"], maps.moved * signs)
+    assert torch.equal(sample["keypoints"], maps.keypoints) and not torch.equal(got["keypoints"], maps.keypoints)
+
+
+def test_samples_are_turned_round(task, data):
+    still = GraphTask(override(CONFIG, {"samples": {"mirror": []}}, "test"), data)
+    seen = set()
+    for n in range(40):
+        one, other = task.dataset[n], still.dataset[n]
+        seen.add(tuple((one["moved"] * other["moved"]).sum(0).sign().tolist()))
+        assert torch.equal(one["moved"].abs(), other["moved"].abs())
+    assert len(seen) == 8
+
+
+def test_copies_are_bent_and_know_it(data):
+    """A copy's moving scan lies elsewhere, and the least dissimilarity is found where its landmarks say."""
+    config = override(CONFIG, {"samples": {"copies": 3, "elastic": {"amplitude": 5.0, "sigma": 12.0}}}, "test")
+    maps = GraphTask(config, data).dataset.maps
+    assert len(maps) == 3 and len(GraphTask(config, data).held_out) == 1
+    steps = torch.stack(torch.meshgrid(*[torch.arange(-4.0, 5)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    for copy in maps[1:]:
+        assert 0.3 < (copy.moved - maps[0].moved).norm(dim=1).max() < 6
+        within = (copy.moved.abs() <= 8).all(1)
+        found = 2 * steps[copy.cost[: len(copy.moved)].float().argmin(1)]
+        assert ((found - copy.moved)[within].abs().amax(1) <= 1.5).float().mean() > 0.6
+    assert not torch.equal(maps[1].moved, maps[2].moved)
+    again = GraphTask(config, data).dataset.maps
+    assert all(torch.equal(one.cost, other.cost) for one, other in zip(maps, again))
+
+
 def test_it_learns(task):
     """The loss on one sample falls by half in a few steps."""
     batch = {name: tensor[None] for name, tensor in task.dataset[0].items()}
@@ -116,6 +159,9 @@ def test_messages(data, monkeypatch):
         override(GraphTraining(), tomllib.loads("loop.batch = 2"), "test")
     with pytest.raises(UsageError, match="per_step at least 2"):
         override(GraphTraining(), tomllib.loads("samples.per_step = 1"), "test")
+    for wrong in ("samples.copies = 0", "samples.mirror = [3]"):
+        with pytest.raises(UsageError, match="samples.copies must be at least 1 and samples.mirror of axes 0, 1 and 2"):
+            override(GraphTraining(), tomllib.loads(wrong), "test")
     monkeypatch.setattr(known_maps, "read_landmarks", lambda case: None)
     with pytest.raises(InputError, match="the same landmarks are needed in both scans, but there are 0 and 0"):
         GraphTask(CONFIG, data)
