@@ -85,7 +85,7 @@ def known_maps(
     """The maps of every (fixed, moving) pair, made where the cache has not got them yet. search: radius, stride and patch of the maps.
 
     copies: of every pair; all but the first with the moving scan bent as `samples.elastic` says, by random numbers that follow from the
-        pair and the copy alone.
+        cases' names and the copy alone.
     Raises InputError where a scan has no landmarks, a pair other numbers of them, or none lies in the frame.
     """
     found, wanted = [], [(*pair, copy) for copy in range(copies) for pair in pairs]
@@ -98,12 +98,11 @@ def known_maps(
         options["features"] = identity(search)
         place = [list(grid.shape), grid.affine.tolist(), affine.matrix.tolist()]
         marks = _same_landmarks(fixed, moving)
-        known = [scans.identity(fixed), scans.identity(moving), place, [m.tolist() for m in marks]]
-        bending = [copy, asdict(samples.elastic)] if copy else []
-        name = key(FORMAT, *known, options, *bending)
+        bending = [[copy, asdict(samples.elastic)]] if copy else []
+        name = key(FORMAT, scans.identity(fixed), scans.identity(moving), place, [m.tolist() for m in marks], options, *bending)
 
         def make() -> tuple[dict[str, torch.Tensor], dict]:
-            random = torch.Generator().manual_seed(int(key(*known, copy)[:12], 16))
+            random = torch.Generator().manual_seed(int(key(fixed.name, moving.name, copy)[:12], 16))
             bent = samples.elastic.draw(grid.shape, random) if copy else None
             made = _maps(scans[fixed], scans[moving], marks, grid, affine, bent, samples, search)
             return made, {"fixed": fixed.name, "moving": moving.name}
