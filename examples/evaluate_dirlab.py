@@ -3,6 +3,8 @@
     python examples/evaluate_dirlab.py --data DIR                          the whole pipeline (preset ct-lung), both sets
     python examples/evaluate_dirlab.py --data DIR --paper                  the paper's method alone: one level of displacement embedding,
                                                                            with 256 and 512 dimensions
+    python examples/evaluate_dirlab.py --data DIR --model graphregnet-lung [--paper]
+                                                                           and a trained network in the embedding's place
     python examples/evaluate_dirlab.py --data DIR 4dct --cases 1 5 --config mine.toml --json 4dct.json
 
 DIR: a folder with the files as DIR-Lab gives them out (regkit.data.dirlab says their names), in whatever folders below it. Cases that are
@@ -35,21 +37,24 @@ PUBLISHED = {  # initial, and the paper's own: continuous or snapped is not said
 PAPER_DIMENSIONS = (256, 512)
 
 
-def configurations(args: argparse.Namespace) -> dict[str, Any]:
-    """What is compared: a configuration by the name of its row."""
+def methods(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is compared: arguments of regkit.register by the name of the row."""
     from regkit.commands.config import build
     from regkit.registration.toml import override, read_toml
 
     values = {} if args.config is None else read_toml(args.config)
     named = values.pop("preset", None)
     config = override(build(args.preset or named or "ct-lung", None), values, str(args.config))
-    if not args.paper:
-        return {f"regkit, {config.preset}": config}
     levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
     alone = replace(config, refine=replace(config.refine, **levels, remove_folds=False))
-    return {
-        f"embedding alone, {d}": replace(alone, embedding=replace(alone.embedding, dimensions=d, keypoints=1500)) for d in PAPER_DIMENSIONS
-    }
+    rows = {f"regkit, {config.preset}": {"config": config}}
+    if args.paper:
+        stages = {d: replace(alone.embedding, dimensions=d, keypoints=1500) for d in PAPER_DIMENSIONS}
+        rows = {f"embedding alone, {d}": {"config": replace(alone, embedding=stage)} for d, stage in stages.items()}
+    if args.model is not None:
+        name = Path(args.model).stem
+        rows[name] = {"config": alone if args.paper else config, "model": args.model, "refine": not args.paper}
+    return rows
 
 
 def masks(case: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -62,13 +67,13 @@ def masks(case: Any, args: argparse.Namespace) -> dict[str, Any]:
     return {f"{name}_mask": args.masks / f"{case.name}_{phase}.nii.gz" for name, phase in zip(("fixed", "moving"), phases)}
 
 
-def errors(case: Any, config: Any, args: argparse.Namespace) -> dict[str, Any]:
+def errors(case: Any, how: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """A case's errors (N,) in mm, both ways, before and after; seconds and folds."""
     import regkit
     from regkit.metrics import tre, tre_snapped
 
     given, begun = masks(case, args), time.perf_counter()
-    result = regkit.register(case.fixed, case.moving, config=config, device=args.device, threads=args.threads, **given)
+    result = regkit.register(case.fixed, case.moving, **how, device=args.device, threads=args.threads, **given)
     seconds = time.perf_counter() - begun
     mapped = result.transform.apply(case.fixed_points.coordinates)
     return {
@@ -120,6 +125,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fixed", choices=("inhale", "exhale"), default="inhale", help="the fixed scan's phase (default: inhale)")
     parser.add_argument("--masks", type=Path, metavar="MASKS", help="folder of lung masks, as named above")
     parser.add_argument("--paper", action="store_true", help="one level of displacement embedding and nothing after it")
+    parser.add_argument(
+        "--model", metavar="WEIGHTS", help="a row more: this network, as in regkit register (with --paper nothing after it)"
+    )
     parser.add_argument("--preset", metavar="P", help="default: ct-lung")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML whose keys replace fields of the preset, as in regkit register")
     parser.add_argument("--device", default="auto", metavar="D", help="as in regkit register")
@@ -139,11 +147,11 @@ def run(args: argparse.Namespace) -> tuple[dict[str, dict[str, list[dict[str, An
     if not any(chosen.values()):
         raise InputError(f"{args.data}: no scans of DIR-Lab below it; regkit.data.dirlab says how they are named")
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for row, config in configurations(args).items():
+    for row, how in methods(args).items():
         results[row] = {which: [] for which in sets}
         for which, numbers in chosen.items():
             for number in numbers:
-                found = errors(read_dirlab(args.data, which, number, args.fixed), config, args)
+                found = errors(read_dirlab(args.data, which, number, args.fixed), how, args)
                 results[row][which].append(found)
                 if not args.quiet:
                     print(

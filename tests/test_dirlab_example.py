@@ -42,6 +42,24 @@ def test_the_papers_table(script, tmp_path, monkeypatch, capsys):
     assert f"{after.mean():.2f} ({after.std():.2f})" in printed
 
 
+def test_a_network_in_the_embeddings_place(script, tmp_path, monkeypatch, capsys):
+    """GraphRegNet that comes with regkit, alone beside the paper's embedding and refined beside the preset."""
+    dirlab_files.shrink(monkeypatch, SHAPE, 5.3, 5.8)
+    dirlab_files.write(tmp_path, "copd", 10, phantom(SHAPE, spacing=(5.3, 5.3, 5.8), landmarks=40, motion_mm=20))
+    (tmp_path / "small.toml").write_text("[embedding]\nsearch_radius = 3\n")  # the network has its own
+    given = ["--data", str(tmp_path), "--config", str(tmp_path / "small.toml"), "--json", str(tmp_path / "out.json"), "--quiet"]
+    given += ["--model", "graphregnet-lung"]
+    for more, beside in (["--paper"], ["embedding alone, 256", "embedding alone, 512"]), ([], ["regkit, ct-lung"]):
+        assert script.main([*given, *more]) == 0
+        results = json.loads((tmp_path / "out.json").read_text())
+        assert list(results) == [*beside, "graphregnet-lung"]
+        case = results["graphregnet-lung"]["copd"][0]
+        assert np.mean(case["continuous"]) < 0.7 * np.mean(case["initial"])
+    assert "graphregnet-lung, by case" in capsys.readouterr().out
+    assert script.main([*given[:-1], str(tmp_path / "nothing.safetensors")]) in (2, 3)
+    assert "nothing.safetensors" in capsys.readouterr().err
+
+
 def test_messages(script, tmp_path, capsys):
     assert script.main(["--data", str(tmp_path)]) == 3
     assert "no scans of DIR-Lab" in capsys.readouterr().err
