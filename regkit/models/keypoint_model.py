@@ -1,19 +1,22 @@
 """A trained network in the displacement embedding: loaded from its weights, it makes displacements of the keypoints' similarity maps, where
 the pipeline otherwise has PCA, diffusion and soft-min."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from regkit.errors import InputError, UsageError
+from regkit.geometry import Grid, Image
 from regkit.models import networks
 from regkit.models.graphregnet import nearest
+from regkit.models.input import NetworkInput
 from regkit.models.networks import SIMILARITIES, reads
 from regkit.models.weights import about, find, load_card, load_model
-from regkit.registration.config import EmbeddingStage, ModelStage
+from regkit.registration.config import Config, EmbeddingStage, ModelStage
 from regkit.registration.descriptors import MIND
+from regkit.registration.prepare import Scan, normalise, working_grid
 
 
 def on_keypoints(stage: ModelStage) -> bool:
@@ -27,6 +30,8 @@ class KeypointModel:
 
     name: str
     network: torch.nn.Module
+    input: NetworkInput
+    """Grey values and voxel size that it was trained on."""
     about: Mapping[str, Any]
     """Where the weights came from and their card, for the record of a registration."""
 
@@ -43,7 +48,15 @@ class KeypointModel:
             raise UsageError(f"model {name} ({card.network}) was trained for one smoothness and takes no other; leave smoothness out")
         if stage.align not in (None, "affine"):
             raise UsageError(f"model {name} ({card.network}) follows regkit's affine registration; leave model.align out")
-        return cls(name, network.to(device), about(path, card))
+        return cls(name, network.to(device), card.input, about(path, card))
+
+    def view(self, fixed: Scan, moving: Scan, scans: Sequence[Image], config: Config) -> tuple[tuple[Scan, Scan], Grid]:
+        """Both scans with the network's grey values, and the grid that it works on: the pipeline's, with the network's voxels.
+
+        scans: as they were read. Displacements are learned in voxels: of another size they would be wrong.
+        """
+        seen = tuple(Scan(normalise(scan, self.input.intensity), one.mask, one.device) for scan, one in zip(scans, (fixed, moving)))
+        return seen, working_grid(seen[0], replace(config, spacing_mm=self.input.spacing_mm or config.spacing_mm))
 
     def search(self, stage: EmbeddingStage) -> EmbeddingStage:
         """The stage with the features and the search that the network was made for."""

@@ -133,7 +133,11 @@ def _run(
             motion = _predict(predictor, view, affine, fixed, record)
     elif config.embedding.enabled or keypoint_model is not None:
         with stage("embedding"):
-            motion = _embed(fixed, moving, grid, affine, config, keypoint_model, record)
+            seen = (fixed, moving), grid
+            if keypoint_model is not None:
+                seen = keypoint_model.view(fixed, moving, scans, config)
+                record.notes.append(f"network: grid {_describe(seen[1])}")
+            motion = _embed(*seen, affine, config, keypoint_model, record)
     else:
         motion = Motion.still(affine, grid, device)
     unfold = config.model.remove_folds
@@ -193,8 +197,9 @@ def _affine(fixed: Scan, moving: Scan, grid: Grid, config: Config, record: Recor
     return affine
 
 
-def _embed(fixed: Scan, moving: Scan, grid: Grid, affine: Affine, config: Config, model: "KeypointModel | None", record: Record) -> Motion:
+def _embed(scans: tuple[Scan, Scan], grid: Grid, affine: Affine, config: Config, model: "KeypointModel | None", record: Record) -> Motion:
     """The motion by the displacement embedding; the affine alone for scans too small or smooth for it."""
+    fixed, moving = scans
     pair = on_grid(fixed, grid), on_grid(moving, grid, affine)
     mask = None if fixed.mask is None else coverage(fixed, grid, None, True)
     try:

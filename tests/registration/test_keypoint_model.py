@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +12,12 @@ from regkit.data import phantom
 from regkit.errors import InputError, UsageError
 from regkit.metrics import tre
 from regkit.models import GraphRegNet
+from regkit.models.input import NetworkInput
 from regkit.models.keypoint_model import KeypointModel, unit_positions
 from regkit.models.weights import Card, save_model
 from regkit.registration import PRESETS, ModelStage, RefineStage, register
+from regkit.registration.config import Intensity
+from regkit.registration.prepare import Scan, normalise, working_grid
 
 OPTIONS = {"search_radius": 4, "stride": 2, "patch_radius": 1, "neighbours": 5}
 SHORT = RefineStage(shrink=(2.0,), iterations=(10,), window=(5,), smoothness=(6.0,), step=(0.4,))
@@ -56,6 +60,23 @@ def test_its_displacements_are_the_motion(made, weights, monkeypatch):
     assert any("embedding:" in note for note in result.record.notes)
     refined = run(made, str(weights), refine=True)
     assert errors(refined, made) < errors(result, made) and "refine, level 1" in refined.record.curves
+
+
+def test_it_sees_what_it_was_trained_on(made, tmp_path):
+    """Voxels and grey values are those of the model's card, whatever the preset has; refinement keeps the preset's grid."""
+    torch.manual_seed(0)
+    given = NetworkInput(spacing_mm=7.0, intensity=Intensity(window=(-900.0, 100.0)))
+    path = save_model(tmp_path / "graph.safetensors", GraphRegNet(**OPTIONS), Card("graphregnet", OPTIONS, input=given))
+    model = KeypointModel.load(ModelStage(str(path)))
+    scans, config = (made.fixed, made.moving), PRESETS["ct-lung"]
+    fixed, moving = (Scan(normalise(scan, config.intensity), None) for scan in scans)
+    seen, grid = model.view(fixed, moving, scans, config)
+    assert grid.spacing == pytest.approx([7, 7, 7], rel=0.01) and working_grid(fixed, config).spacing == pytest.approx([5, 5, 5])
+    for scan, one in zip(scans, seen):
+        assert np.allclose(one.image.data, np.clip((scan.data + 900) / 1000, 0, 1), atol=1e-5)
+    refined = run(made, str(path), refine=True)
+    assert any(note.startswith("network: grid") for note in refined.record.notes)
+    assert refined.transform.parts[-1].grid.spacing == pytest.approx([5, 5, 5])
 
 
 def test_on_the_command_line(made, weights, tmp_path):
