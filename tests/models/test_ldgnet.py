@@ -66,3 +66,15 @@ def test_mistakes_are_told():
         LDGNet(dims=2)(*pair((24, 32)))
     with pytest.raises(NotImplementedError, match="no published weights"):
         LDGNet.from_original({})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_it_begins_near_voxelmorph(dims):
+    """Gates begin nearly open, and the coarsest features pass nearly as they are."""
+    torch.manual_seed(0)
+    encoded, decoded = torch.rand(2, 16, *(8,) * dims), torch.rand(2, 32, *(4,) * dims)
+    assert Guidance(16, 32, dims)(encoded, decoded).mean() > 0.6 * encoded.mean()
+    x = torch.nn.functional.leaky_relu(torch.randn(2, 32, *(6,) * dims), 0.2)
+    out = Enhancement(32, (1, 2, 3), dims)(x)
+    alike = torch.corrcoef(torch.stack([x.flatten(), out.flatten()]))[0, 1]
+    assert alike > 0.7 and 0.7 < out.std() / x.std() < 1.4
