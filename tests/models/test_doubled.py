@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from regkit.models.doubled import channels_last, doubled_convolution
+from regkit.models.doubled import channels_last, doubled_convolution, on_coarse_grid
 from regkit.models.layers import CONVOLUTION
 
 
@@ -24,10 +24,11 @@ def test_as_on_the_doubled_grid(kernel, size):
     convolution = CONVOLUTION[len(size)](8, 4, kernel, 1, kernel // 2).double()
     coarse, fine = inputs(size)
     with torch.no_grad():
-        torch.testing.assert_close(doubled_convolution(convolution, coarse, fine), plainly(convolution, coarse, fine))
+        for form in (on_coarse_grid, doubled_convolution):
+            torch.testing.assert_close(form(convolution, coarse, fine), plainly(convolution, coarse, fine))
     towards = torch.randn_like(plainly(convolution, coarse, fine))
     leaves = [coarse, fine, convolution.weight, convolution.bias]
-    got, want = (torch.autograd.grad(f(convolution, coarse, fine), leaves, towards) for f in (doubled_convolution, plainly))
+    got, want = (torch.autograd.grad(f(convolution, coarse, fine), leaves, towards) for f in (on_coarse_grid, plainly))
     for one, other in zip(got, want):
         torch.testing.assert_close(one, other)
 
@@ -50,3 +51,19 @@ def test_channels_lie_side_by_side():
     coarse, fine = inputs((2, 3, 4), torch.float32)
     out = doubled_convolution(CONVOLUTION[3](8, 4, 3, 1, 1), coarse, fine)
     assert all(x.stride(1) == 1 for x in (coarse, fine, out))
+
+
+def test_the_form_follows_the_type(monkeypatch):
+    """Of 3^D voxels the coarse grid's form is taken in bfloat16 alone, of 1^D always."""
+    taken = []
+    monkeypatch.setattr("regkit.models.doubled.on_coarse_grid", lambda *given: taken.append(given) or on_coarse_grid(*given))
+    coarse, fine = inputs((2, 3, 4), torch.float32)
+    wide, narrow = CONVOLUTION[3](8, 4, 3, 1, 1), CONVOLUTION[3](8, 4, 1)
+    doubled_convolution(wide, coarse, fine)
+    assert not taken
+    doubled_convolution(narrow, coarse, fine)
+    assert len(taken) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        doubled_convolution(wide, coarse, fine)
+    doubled_convolution(wide.bfloat16(), coarse.bfloat16(), fine.bfloat16())
+    assert len(taken) == 3
