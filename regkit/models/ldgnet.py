@@ -21,7 +21,7 @@ class Enhancement(nn.Module):
 
     86,144 parameters for 32 channels and three dilations in 3-D. The paper says nothing of activations: a leaky ReLU follows every
     convolution, as everywhere in VoxelMorph. Nor of how weights begin: here with the identity added to torch's, so that at first the
-    coarsest features pass nearly as they are; from torch's alone, twice as weak, the network is behind VoxelMorph for thousands of steps.
+    coarsest features pass nearly as they are; from torch's alone, which weaken them, the network learns more slowly.
     """
 
     def __init__(self, channels: int, dilations: Sequence[int], dims: int):
