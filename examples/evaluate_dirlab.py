@@ -40,20 +40,22 @@ PAPER_DIMENSIONS = (256, 512)
 def methods(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared: arguments of regkit.register by the name of the row."""
     from regkit.commands.config import build
+    from regkit.models.weights import load_card
     from regkit.registration.toml import override, read_toml
 
     values = {} if args.config is None else read_toml(args.config)
     named = values.pop("preset", None)
     config = override(build(args.preset or named or "ct-lung", None), values, str(args.config))
-    levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
-    alone = replace(config, refine=replace(config.refine, **levels, remove_folds=False))
-    rows = {f"regkit, {config.preset}": {"config": config}}
-    if args.paper:
+    if not args.paper:
+        rows = {f"regkit, {config.preset}": {"config": config}}
+    else:
+        levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
+        alone = replace(config, refine=replace(config.refine, **levels, remove_folds=False))
         stages = {d: replace(alone.embedding, dimensions=d, keypoints=1500) for d in PAPER_DIMENSIONS}
         rows = {f"embedding alone, {d}": {"config": replace(alone, embedding=stage)} for d, stage in stages.items()}
     if args.model is not None:
-        name = Path(args.model).stem
-        rows[name] = {"config": alone if args.paper else config, "model": args.model, "refine": not args.paper}
+        load_card(args.model)  # what cannot be used is told before anything is registered
+        rows[Path(args.model).stem] = {"config": config, "model": args.model, "refine": not args.paper}
     return rows
 
 

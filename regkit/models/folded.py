@@ -1,8 +1,13 @@
 """3-D convolutions and axis-by-axis maps of many small volumes with few channels, in forms that a CPU computes fast."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from regkit.geometry.displacement import linear_rows, multiply_axis
 
 
 class FoldedConv3d(nn.Conv3d):
@@ -38,19 +43,23 @@ def _band(size: int, kernel: int, stride: int, padding: int) -> torch.Tensor:
     return (stride * outputs[:, None] - padding + taps[:, None, None] == inputs).float()
 
 
-def along_axes(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """(m, n) times each of the three last axes of x (.., n, n, n): (.., m, m, m). Of another type than x's the matrix is converted."""
-    matrix = matrix.to(x)
-    x = matrix @ (x @ matrix.T)
-    return (matrix @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+def along_axes(x: torch.Tensor, rows: Callable[[int], np.ndarray]) -> torch.Tensor:
+    """x (.., S, Y, X), each of these axes of n values multiplied by `rows(n)` (m, n)."""
+    for axis in range(x.dim() - 3, x.dim()):
+        x = multiply_axis(x, axis, rows(x.shape[axis]))
+    return x
 
 
-def linear(n: int, m: int) -> torch.Tensor:
+def linear(n: int, m: int) -> np.ndarray:
     """(m, n): linear interpolation from n to m samples of the same length, as F.interpolate's with align_corners=False."""
-    return F.interpolate(torch.eye(n)[None], size=m, mode="linear")[0].T
+    return linear_rows(n, (np.arange(m) + 0.5) * n / m - 0.5)
 
 
-def gaussian(n: int, sigma: float) -> torch.Tensor:
+def gaussian(n: int, sigma: float) -> np.ndarray:
     """(n, n): a Gaussian of `sigma` samples cut to five taps of sum 1, the border repeated."""
-    taps = torch.exp(-torch.arange(-2.0, 3.0).square() / (2 * sigma**2))
-    return F.conv1d(F.pad(torch.eye(n)[:, None], (2, 2), mode="replicate"), (taps / taps.sum())[None, None])[:, 0].T
+    offsets = np.arange(-2, 3)
+    taps = np.exp(-(offsets**2) / (2 * sigma**2))
+    rows = np.zeros((n, n))
+    for offset, tap in zip(offsets, taps / taps.sum()):
+        rows[np.arange(n), np.clip(np.arange(n) + offset, 0, n - 1)] += tap
+    return rows

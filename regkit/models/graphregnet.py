@@ -60,7 +60,7 @@ class GraphRegNet(nn.Module):
             )
         cost = self.scale * cost.reshape(-1, 1, side, side, side)
         seen = [cost, smoothed(cost)]
-        guess = along_axes(linear(self.search_radius + 1, side), self.first(torch.cat(seen, 1), keypoints, graph))
+        guess = along_axes(self.first(torch.cat(seen, 1), keypoints, graph), lambda n: linear(n, side))
         return self.second(torch.cat([*seen, guess, smoothed(guess)], 1), keypoints, graph)[:, 0]
 
     def displacements(self, heat: torch.Tensor) -> torch.Tensor:
@@ -93,7 +93,7 @@ class Hourglass(nn.Module):
             seen.append(layer(torch.cat(seen, 1), graph))
         x = seen[-1]
         for level, up, join in zip(levels[-2::-1], self.up, self.join):
-            x = up(along_axes(linear(x.shape[-1], level.shape[-1]), x))
+            x = up(along_axes(x, lambda n, m=level.shape[-1]: linear(n, m)))
             x = join(torch.cat([x, level], 1))
         return self.out(x)
 
@@ -121,8 +121,8 @@ class GraphConvolution(nn.Module):
 
 
 def smoothed(x: torch.Tensor) -> torch.Tensor:
-    """Gaussian of SIGMA steps over each map of (.., S, S, S), five taps along each axis, border repeated."""
-    return along_axes(gaussian(x.shape[-1], SIGMA), x)
+    """Gaussian of SIGMA steps over each map of (.., S, Y, X), five taps along each axis, border repeated."""
+    return along_axes(x, lambda n: gaussian(n, SIGMA))
 
 
 def _layer(channels: int, out: int, stride: int = 1) -> nn.Sequential:

@@ -55,7 +55,9 @@ class KeypointModel:
 
         scans: as they were read. Displacements are learned in voxels: of another size they would be wrong.
         """
-        seen = tuple(Scan(normalise(scan, self.input.intensity), one.mask, one.device) for scan, one in zip(scans, (fixed, moving)))
+        seen = fixed, moving
+        if self.input.intensity != config.intensity:
+            seen = tuple(Scan(normalise(scan, self.input.intensity), one.mask, one.device) for scan, one in zip(scans, seen))
         return seen, working_grid(seen[0], replace(config, spacing_mm=self.input.spacing_mm or config.spacing_mm))
 
     def search(self, stage: EmbeddingStage) -> EmbeddingStage:

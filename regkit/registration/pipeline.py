@@ -133,11 +133,11 @@ def _run(
             motion = _predict(predictor, view, affine, fixed, record)
     elif config.embedding.enabled or keypoint_model is not None:
         with stage("embedding"):
-            seen = (fixed, moving), grid
+            seen, frame = (fixed, moving), grid
             if keypoint_model is not None:
-                seen = keypoint_model.view(fixed, moving, scans, config)
-                record.notes.append(f"network: grid {_describe(seen[1])}")
-            motion = _embed(*seen, affine, config, keypoint_model, record)
+                seen, frame = keypoint_model.view(fixed, moving, scans, config)
+                record.notes.append(f"network: grid {_describe(frame)}")
+            motion = _embed(seen, frame, affine, config, keypoint_model, record)
     else:
         motion = Motion.still(affine, grid, device)
     unfold = config.model.remove_folds
