@@ -49,8 +49,7 @@ def methods(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     if not args.paper:
         rows = {f"regkit, {config.preset}": {"config": config}}
     else:
-        levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
-        alone = replace(config, refine=replace(config.refine, **levels, remove_folds=False))
+        alone = replace(config, refine=config.refine.off())
         stages = {d: replace(alone.embedding, dimensions=d, keypoints=1500) for d in PAPER_DIMENSIONS}
         rows = {f"embedding alone, {d}": {"config": replace(alone, embedding=stage)} for d, stage in stages.items()}
     if args.model is not None:

@@ -34,7 +34,6 @@ import argparse
 import os
 import random
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -218,7 +217,6 @@ def write_pairs(sets: Sequence[DataSet], args: argparse.Namespace) -> Path:
         for image in part
     ]
     manifest, draft = args.out / "pairs.csv", args.out / "pairs.csv.new"
-    args.out.mkdir(parents=True, exist_ok=True)
     write_manifest(Manifest(tuple(cases)), draft)
     if manifest.exists() and manifest.read_bytes() != draft.read_bytes():
         draft.unlink()
@@ -243,7 +241,7 @@ def _labels(image: Path, args: argparse.Namespace) -> Path:
 
 def configuration(name: str, args: argparse.Namespace) -> Any:
     """A stage's configuration."""
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override, override_by
     from regkit.training.trainings import training
 
     stage = STAGES[name]
@@ -257,13 +255,9 @@ def configuration(name: str, args: argparse.Namespace) -> Any:
     config = training(stage.kind).config()
     steps = (args.mask_steps if stage.kind in MASKS else args.steps) or stage.steps
     tables = [DATA, LOOP, stage.config, ABOUT.format(**about), f"steps = {steps}\nloop = {{batch = {stage.batch}}}"]
-    for table in tables:
-        config = override(config, tomllib.loads(table), "train_chest_xray")
     weights = {key: str(args.out / getattr(stage, key) / LAST) for key in ("attention", "autoencoder") if getattr(stage, key)}
-    config = override(config, weights, "train_chest_xray")
-    if args.config is not None and stage.kind not in MASKS:
-        config = override(config, read_toml(args.config), str(args.config))
-    return config
+    config = override(config, weights)
+    return override_by(config, tables, args.config if stage.kind not in MASKS else None)
 
 
 def wanted(names: Sequence[str]) -> list[str]:

@@ -78,7 +78,7 @@ def configuration(args: argparse.Namespace) -> Any:
 
     config = training("graphregnet").config()
     tables = (CONFIG.format(spacing=args.spacing), f"steps = {args.steps}", *args.set)
-    return override_by(config, tables, args.config, "train_graphregnet")
+    return override_by(config, tables, args.config)
 
 
 def train(manifest: Path, args: argparse.Namespace) -> Path:
@@ -121,8 +121,7 @@ def methods(bases: dict[str, Path], weights: Path, args: argparse.Namespace) -> 
     from regkit.registration import PRESETS
 
     preset = replace(PRESETS["ct-lung"], spacing_mm=args.spacing)
-    levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
-    alone = replace(preset, refine=replace(preset.refine, **levels, remove_folds=False))
+    alone = replace(preset, refine=preset.refine.off())
     rows: dict[str, dict[str, Any]] = {"affine": {"config": replace(alone, embedding=replace(alone.embedding, enabled=False))}}
     for features, basis in bases.items():
         said = "MIND" if features == "mind" else "learned"

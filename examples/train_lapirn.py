@@ -21,7 +21,6 @@ import os
 import random
 import sys
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,15 +96,14 @@ def write_pairs(scans: Scans, data: Path, run: Path) -> Path:
 
 def configuration(args: argparse.Namespace) -> Any:
     """What is trained, and how: the paper's network and loss, and what small data sets and a few CPU hours ask for."""
-    from regkit.registration.toml import override, read_toml
+    from regkit.registration.toml import override_by
     from regkit.training.registration import About
     from regkit.training.trainings import training
 
     config = replace(training(args.network).config(), about=About(**SETS[args.set].about))
-    config = override(config, tomllib.loads(HIPPOCAMPUS if args.set == "hippocampus" else BRAIN), "train_lapirn")
     labels = "no labels" if args.no_labels else "labels"
-    config = override(config, tomllib.loads(NETWORK[args.network, args.set, labels]), "train_lapirn")
-    return config if args.config is None else override(config, read_toml(args.config), str(args.config))
+    tables = (HIPPOCAMPUS if args.set == "hippocampus" else BRAIN, NETWORK[args.network, args.set, labels])
+    return override_by(config, tables, args.config)
 
 
 # 170 people are few: without augmentation the network learns their labels by heart (Dice 0.86 on them, 0.79 on others).

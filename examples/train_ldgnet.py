@@ -134,7 +134,7 @@ def configuration(model: str, seed: int, args: argparse.Namespace) -> Any:
         *args.set,
     ]
     config = training("ldgnet").config()
-    return override_by(config, tables, args.config, "train_ldgnet")
+    return override_by(config, tables, args.config)
 
 
 def train(model: str, seed: int, manifest: Path, args: argparse.Namespace) -> list[Figures]:
@@ -228,7 +228,6 @@ def run(args: argparse.Namespace) -> list[str]:
         torch.set_num_threads(args.threads)
     for model in args.models:
         configuration(model, args.seeds[0], args)  # what is wrong with it is told before anything is written
-    args.out.mkdir(parents=True, exist_ok=True)
     manifest = write_ixi(args.ixi, args.out) if args.ixi else write_pairs(SETS["brain"], args.data, args.out)
     results = {(model, seed): train(model, seed, manifest, args) for seed in args.seeds for model in args.models}
     return tables(results, args)

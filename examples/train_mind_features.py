@@ -80,7 +80,6 @@ def write_manifest_of(args: argparse.Namespace) -> Path:
                 Case(f"phantom-{split}-{n}-{role}", (folder / f"{role}.nii.gz").absolute(), split=split, group=f"phantom-{split}-{n}")
                 for role in ("fixed", "moving")
             ]
-    args.out.mkdir(parents=True, exist_ok=True)
     write_manifest(Manifest(tuple(cases)), args.out / "pairs.csv")
     return args.out / "pairs.csv"
 
@@ -98,7 +97,7 @@ def configuration(args: argparse.Namespace) -> Any:
 
     config = training("feature-network").config()
     tables = (CONFIG, f"steps = {args.steps}", *args.set)
-    return override_by(config, tables, args.config, "train_mind_features")
+    return override_by(config, tables, args.config)
 
 
 def train(manifest: Path, args: argparse.Namespace) -> Path:

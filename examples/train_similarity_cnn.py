@@ -132,7 +132,7 @@ def configuration(arm: str, args: argparse.Namespace) -> Any:
     )
     config = training("similarity-cnn").config()
     tables = (table, f"steps = {args.steps}", ARMS[arm][1], *args.set)
-    return override_by(config, tables, args.config, "train_similarity_cnn")
+    return override_by(config, tables, args.config)
 
 
 def train(arm: str, manifest: Path, args: argparse.Namespace) -> Path:

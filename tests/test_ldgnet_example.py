@@ -77,4 +77,6 @@ def test_mistakes_are_told_in_one_line(script, tmp_path, capsys):
         (["--ixi", str(tmp_path), "--set", "loop.learning_rate"], 2),
     ):  # fmt: skip
         assert script.main([*wrong, "-o", str(tmp_path / "run")]) == code
-        assert capsys.readouterr().err.count("\n") == 1
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and told.count("train_ldgnet") == 1
+        assert not (tmp_path / "run").exists()

@@ -92,6 +92,11 @@ class RefineStage:
     remove_folds: bool = True
     """Smooth the field where it folds, until it doesn't."""
 
+    def off(self) -> "RefineStage":
+        """The stage without a level, which leaves the field before it as it is, its folds too."""
+        levels = dict.fromkeys(("shrink", "iterations", "window", "smoothness", "step"), ())
+        return replace(self, **levels, remove_folds=False)
+
 
 @dataclass(frozen=True)
 class ModelStage:

@@ -38,35 +38,38 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def override(config: C, values: dict[str, Any], source: str = "configuration", prefix: str = "") -> C:
     """A copy of `config` with the fields named in `values` replaced.
 
+    source: what an error names first; may be empty.
+
     Raises UsageError, one line, for an unknown key (names the nearest known one) and for a value of the wrong type.
     """
     hints = get_type_hints(type(config))
+    lead = f"{source}: " if source else ""
     known = [field.name for field in fields(config) if field.init]
     changes = {}
     for key, value in values.items():
         if key not in known:
             near = _nearest(key, known) or _nearest(key, _nested(config))
             hint = f"did you mean {prefix}{near}?" if near else "known keys: " + ", ".join(prefix + name for name in known)
-            raise UsageError(f"{source}: unknown key {prefix}{key}; {hint}")
+            raise UsageError(f"{lead}unknown key {prefix}{key}; {hint}")
         current = getattr(config, key)
         if isinstance(value, dict) and is_dataclass(current):
             changes[key] = override(current, value, source, f"{prefix}{key}.")
         else:
-            changes[key] = _convert(value, hints[key], f"{source}: {prefix}{key}")
+            changes[key] = _convert(value, hints[key], f"{lead}{prefix}{key}")
     try:
         return replace(config, **changes)
     except (ValueError, TypeError, UsageError) as error:  # raised by the dataclass's own checks
-        raise UsageError(f"{source}: {error}") from None
+        raise UsageError(f"{lead}{error}") from None
 
 
-def override_by(config: C, tables: Iterable[str], file: str | Path | None, source: str) -> C:
+def override_by(config: C, tables: Iterable[str], file: str | Path | None) -> C:
     """`config` with what pieces of TOML say (those of --set among them), one after the other, and last a configuration file's.
 
     Raises UsageError as `override` and `read_toml` do, and for a piece that is no TOML.
     """
     for table in tables:
         try:
-            config = override(config, tomllib.loads(table), source)
+            config = override(config, tomllib.loads(table), "")
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"--set {table}: {error}") from None
     return config if file is None else override(config, read_toml(file), str(file))

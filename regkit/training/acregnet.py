@@ -14,6 +14,7 @@ from regkit import losses, ops
 from regkit.data.config import Datasets
 from regkit.errors import UsageError
 from regkit.models.acregnet import ACRegNet
+from regkit.models.networks import build
 from regkit.training.config import Loop
 from regkit.training.registration import RegistrationTask
 from regkit.training.segmentation import labels_of
@@ -64,7 +65,7 @@ class ACRegNetTask(RegistrationTask):
 
     def __init__(self, config: ACRegNetTraining, data: Datasets):
         labels, options = labels_of(data, "ac-regnet"), asdict(config.network)
-        super().__init__("ac-regnet", ACRegNet(**options), options, data, config)
+        super().__init__("ac-regnet", build("ac-regnet", options), options, data, config)
         self.shape = ShapeLoss(config.loss.shape, labels, data.train.shape, config.autoencoder)
         self.stages = [Stage("all layers", config.steps)]
 

@@ -40,5 +40,5 @@ class LDGNetTraining(SingleStage):
 class LDGNetTask(VoxelMorphTask):
     """LDGNet, learning from pairs."""
 
-    kind, made = "ldgnet", LDGNet
+    kind = "ldgnet"
     network: LDGNet

@@ -32,6 +32,8 @@ class Training:
     task: Callable[..., Task]
     prepare: Callable[[Any, Datasets, Progress], None] | None = None
     """What takes its time and is kept beside the prepared scans; done before the task is made."""
+    whole: bool = True
+    """Whether `network` holds all that makes the network; else the labels, the frame or another training's weights are needed too."""
 
 
 TRAININGS = {
@@ -42,10 +44,10 @@ TRAININGS = {
     "feature-network": Training(FeatureTraining, FeatureTask),
     "graphregnet": Training(GraphTraining, GraphTask, prepare_maps),
     "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
-    "attention-fusion": Training(FusionTraining, FusionTask),
+    "attention-fusion": Training(FusionTraining, FusionTask, whole=False),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
-    "segmentation-unet": Training(SegmentationTraining, SegmentationTask),
-    "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask),
+    "segmentation-unet": Training(SegmentationTraining, SegmentationTask, whole=False),
+    "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask, whole=False),
 }
 
 

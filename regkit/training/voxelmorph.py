@@ -10,6 +10,7 @@ from torch import nn
 from regkit import losses, ops
 from regkit.data.config import Datasets
 from regkit.errors import UsageError
+from regkit.models.networks import build
 from regkit.models.voxelmorph import VoxelMorph
 from regkit.training.lapirn import label_loss
 from regkit.training.registration import RegistrationTask
@@ -63,12 +64,12 @@ class VoxelMorphTraining(SingleStage):
 class VoxelMorphTask(RegistrationTask):
     """VoxelMorph, learning from pairs."""
 
-    kind, made = "voxelmorph", VoxelMorph  # name and class of the network
+    kind = "voxelmorph"
     network: VoxelMorph
 
     def __init__(self, config: VoxelMorphTraining, data: Datasets):
         options = asdict(config.network)
-        super().__init__(self.kind, self.made(**options), options, data, config)
+        super().__init__(self.kind, build(self.kind, options), options, data, config)
         self.stages = [Stage("all layers", config.steps)]
 
     def trained(self, stage: int) -> Iterable[nn.Parameter]:

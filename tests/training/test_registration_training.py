@@ -195,6 +195,25 @@ def test_a_wrong_configuration_is_one_line(manifest, tmp_path, capsys, change, c
     assert not (tmp_path / "run").exists()  # or the mended one would be taken for one to resume
 
 
+@pytest.mark.parametrize(
+    "kind, wrong, message",
+    [
+        ("ldgnet", "dilations = [0]", "dilations must be at least 1"),
+        ("ldgnet", "dilations = []", "dilations must be at least 1"),
+        ("voxelmorph", "int_steps = 0", "int_steps"),
+        ("lapirn", "start_channels = 0", "start_channels must be at least 1"),
+    ],
+)
+def test_what_the_network_refuses_is_told_before_scans_are_prepared(manifest, tmp_path, capsys, kind, wrong, message):
+    config = tmp_path / "c.toml"
+    config.write_text(f"[network]\ndims = 2\n{wrong}\n")
+    cache = tmp_path / "cache"
+    given = ("--data", manifest, "-o", tmp_path / "run", "--config", config, "--cache", cache)
+    code, told = run("train", kind, *given, capsys=capsys)
+    assert code == 2 and message in told and told.count("\n") == 1
+    assert not (tmp_path / "run").exists() and not cache.exists()
+
+
 def test_the_command_line_names_what_is_missing(tmp_path, capsys):
     assert run("train", "lapirn", capsys=capsys) == (2, "regkit: regkit train lapirn needs --data CSV, -o OUT; see regkit train --help\n")
     code, told = run("train", "lapirm", capsys=capsys)
