@@ -169,9 +169,10 @@ def train(model: str, seed: int, manifest: Path, args: argparse.Namespace) -> li
 
 
 def parameters(model: str, args: argparse.Namespace) -> int:
-    from regkit.models import LDGNet
+    """How many a model has. Raises UsageError for what is wrong with its configuration."""
+    from regkit.training.trainings import network_of
 
-    return sum(p.numel() for p in LDGNet(*MODELS[model], dilations=args.dilations).parameters())
+    return sum(p.numel() for p in network_of("ldgnet", configuration(model, args.seeds[0], args)).parameters())
 
 
 def tables(results: dict[tuple[str, int], list[Figures]], args: argparse.Namespace) -> list[str]:
@@ -227,7 +228,7 @@ def run(args: argparse.Namespace) -> list[str]:
     if args.threads:
         torch.set_num_threads(args.threads)
     for model in args.models:
-        configuration(model, args.seeds[0], args)  # what is wrong with it is told before anything is written
+        parameters(model, args)  # what is wrong with it is told before anything is written
     manifest = write_ixi(args.ixi, args.out) if args.ixi else write_pairs(SETS["brain"], args.data, args.out)
     results = {(model, seed): train(model, seed, manifest, args) for seed in args.seeds for model in args.models}
     return tables(results, args)

@@ -280,10 +280,12 @@ def run(args: argparse.Namespace) -> list[str]:
     """Trains and evaluates; the tables' lines."""
     import torch
 
+    from regkit.training.trainings import network_of
+
     if args.threads:
         torch.set_num_threads(args.threads)
     for arm in args.arms:
-        configuration(arm, args)  # what is wrong with it is told before anything is written
+        network_of("similarity-cnn", configuration(arm, args))  # what is wrong with it is told before anything is written
     manifest = write_pairs(args.data, args.out)
     weights = {arm: train(arm, manifest, args) for arm in args.arms}
     rows: dict[str, Scores] = {}

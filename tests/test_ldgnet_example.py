@@ -74,7 +74,7 @@ def test_files_that_hold_something_else(script, ixi, tmp_path, capsys, content):
 def test_mistakes_are_told_in_one_line(script, tmp_path, capsys):
     for wrong, code in (
         (["--ixi", str(tmp_path)], 3), (["--data", str(tmp_path)], 3), (["--ixi", str(tmp_path), "--set", "loop.lr = 1"], 2),
-        (["--ixi", str(tmp_path), "--set", "loop.learning_rate"], 2),
+        (["--ixi", str(tmp_path), "--set", "loop.learning_rate"], 2), (["--ixi", str(tmp_path), "--dilations", "0"], 2),
     ):  # fmt: skip
         assert script.main([*wrong, "-o", str(tmp_path / "run")]) == code
         told = capsys.readouterr().err

@@ -11,7 +11,7 @@ on the scans as the attention masks leave them (images = "cleaned"), or as they 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from math import lcm
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -59,6 +59,13 @@ class FusionNetwork:
     dims: int = 2
 
 
+def fusion_arguments(network: FusionNetwork) -> dict[str, Any]:
+    """Arguments of regkit.models.AttentionFusion, the attention network's own aside."""
+    registration = asdict(network)
+    options = {name: registration.pop(name) for name in ("mask", "align", "shrink", "refinement", "dims")}
+    return options | {"registration": registration}
+
+
 @dataclass(frozen=True)
 class FusionLoss:
     """Weights of the loss's terms."""
@@ -97,11 +104,7 @@ class FusionTask(RegistrationTask):
     network: AttentionFusion
 
     def __init__(self, config: FusionTraining, data: Datasets):
-        labels = labels_of(data, "attention-fusion")
-        registration = asdict(config.network)
-        options = {name: registration.pop(name) for name in ("mask", "align", "shrink", "refinement", "dims")} | {
-            "registration": registration
-        }
+        labels, options = labels_of(data, "attention-fusion"), fusion_arguments(config.network)
         attention, mask = None, config.network.mask
         if mask != "none":
             attention, options["attention"] = _attention(config.attention)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +11,12 @@ import torch
 from regkit.data.config import Datasets, datasets
 from regkit.data.manifest import read_manifest
 from regkit.errors import RegkitError, UsageError
-from regkit.models.networks import build
 from regkit.registration.progress import Progress, silent
 from regkit.training.distributed import World, joined, pick_device
 from regkit.training.loop import seed_everything, train
 from regkit.training.run import begin_run, check_run
 from regkit.training.task import Task
-from regkit.training.trainings import TRAININGS
+from regkit.training.trainings import TRAININGS, network_of
 
 T = TypeVar("T")
 CACHE = ".regkit-cache"
@@ -44,8 +42,7 @@ def start(
     """
     device = pick_device(config.loop.device)
     with joined(device) as world:
-        if TRAININGS[kind].whole:
-            build(kind, asdict(config.network))  # wrong options are told before scans are prepared for hours
+        network_of(kind, config)  # options that it refuses are told before scans are prepared for hours
         cases = read_manifest(manifest)
         there = _led(world, lambda: check_run(run, config, manifest, resume))
         cache = manifest.absolute().parent / CACHE if cache is None else cache

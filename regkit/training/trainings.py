@@ -1,15 +1,18 @@
 """What `regkit train` can train, by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from regkit.data.config import Datasets
 from regkit.errors import UsageError
+from regkit.models.networks import build
 from regkit.registration.progress import Progress
 from regkit.training.acregnet import ACRegNetTask, ACRegNetTraining
-from regkit.training.attention_fusion import FusionTask, FusionTraining
+from regkit.training.attention_fusion import FusionTask, FusionTraining, fusion_arguments
 from regkit.training.conditional_lapirn import ConditionalLapIRNTask, ConditionalLapIRNTraining
 from regkit.training.feature_network import FeatureTask, FeatureTraining
 from regkit.training.graphregnet import GraphTask, GraphTraining
@@ -32,8 +35,8 @@ class Training:
     task: Callable[..., Task]
     prepare: Callable[[Any, Datasets, Progress], None] | None = None
     """What takes its time and is kept beside the prepared scans; done before the task is made."""
-    whole: bool = True
-    """Whether `network` holds all that makes the network; else the labels, the frame or another training's weights are needed too."""
+    arguments: Callable[[Any], dict[str, Any]] = asdict
+    """The network's arguments, of the configuration's `network`; those that follow from the data (classes, sizes) are not among them."""
 
 
 TRAININGS = {
@@ -44,10 +47,10 @@ TRAININGS = {
     "feature-network": Training(FeatureTraining, FeatureTask),
     "graphregnet": Training(GraphTraining, GraphTask, prepare_maps),
     "similarity-cnn": Training(SimilarityTraining, SimilarityTask, prepare_patches),
-    "attention-fusion": Training(FusionTraining, FusionTask, whole=False),
+    "attention-fusion": Training(FusionTraining, FusionTask, arguments=fusion_arguments),
     "ac-regnet": Training(ACRegNetTraining, ACRegNetTask),
-    "segmentation-unet": Training(SegmentationTraining, SegmentationTask, whole=False),
-    "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask, whole=False),
+    "segmentation-unet": Training(SegmentationTraining, SegmentationTask),
+    "label-autoencoder": Training(AutoencoderTraining, AutoencoderTask),
 }
 
 
@@ -58,3 +61,11 @@ def training(name: str) -> Training:
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(f"unknown network {name}; {hint}there are {', '.join(TRAININGS)}")
     return TRAININGS[name]
+
+
+def network_of(name: str, config: Any) -> nn.Module:
+    """The untrained network of a training's configuration; what follows from the data has the network's defaults.
+
+    Raises UsageError for options that the network refuses.
+    """
+    return build(name, training(name).arguments(config.network))

@@ -18,7 +18,7 @@ from regkit.registration.config import EmbeddingStage
 from regkit.registration.descriptors import descriptors, identity, sharpness
 
 SMALL = {"channels": 2}
-NONE = RefineStage(shrink=(), iterations=(), window=(), smoothness=(), step=(), remove_folds=False)
+NONE = RefineStage().off()
 
 
 @pytest.fixture

@@ -202,6 +202,9 @@ def test_a_wrong_configuration_is_one_line(manifest, tmp_path, capsys, change, c
         ("ldgnet", "dilations = []", "dilations must be at least 1"),
         ("voxelmorph", "int_steps = 0", "int_steps"),
         ("lapirn", "start_channels = 0", "start_channels must be at least 1"),
+        ("segmentation-unet", "channels = 0", "channels at least 1"),
+        ("attention-fusion", "shrink = 0", "shrink must be at least 1"),
+        ("attention-fusion", "int_steps = 0", "int_steps must be at least 1"),
     ],
 )
 def test_what_the_network_refuses_is_told_before_scans_are_prepared(manifest, tmp_path, capsys, kind, wrong, message):
