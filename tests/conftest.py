@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from regkit.cores import usable_cores
+
 # Several workers share the cores, and a thread that waits leaves them to others; torch reads both when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // workers)))
 
 import torch
 

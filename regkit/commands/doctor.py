@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from regkit.cores import usable_cores
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,7 +86,6 @@ def machine() -> list[Finding]:
         chosen = ("instruction set", f"{extension.instruction_set} ({why})", True)
     except ImportError as error:
         chosen = ("instruction set", str(error), False)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [
         f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory >> 30} GB"
         for i in range(torch.cuda.device_count())
@@ -93,7 +94,7 @@ def machine() -> list[Finding]:
     return [
         ("system", f"{platform.system()} {platform.machine()}, Python in {sys.prefix}", True),
         chosen,
-        ("threads", f"{torch.get_num_threads()} of {cores} cores (torch.set_num_threads, OMP_NUM_THREADS or --threads)", True),
+        ("threads", f"{torch.get_num_threads()} of {usable_cores()} cores (torch.set_num_threads, OMP_NUM_THREADS or --threads)", True),
         ("GPU", "; ".join(gpus) or why_none, True),
     ]
 

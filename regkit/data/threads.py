@@ -1,10 +1,10 @@
 """Reading many cases at once."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
+from regkit.cores import usable_cores
 from regkit.registration.progress import Progress
 
 MOST = 8  # threads, unless told otherwise: disks are not faster with more
@@ -14,8 +14,7 @@ A, B = TypeVar("A"), TypeVar("B")
 
 def each(work: Callable[[A], B], items: Sequence[A], progress: Progress, stage: str, threads: int | None = None) -> list[B]:
     """`work(item)` of every item, several at once, in the order of the items. The first error ends it: what has not begun is not done."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(threads or min(MOST, cores or 1)) as pool:
+    with ThreadPoolExecutor(threads or min(MOST, usable_cores())) as pool:
         jobs = [pool.submit(work, item) for item in items]
         try:
             for n, job in enumerate(as_completed(jobs), start=1):
